@@ -1,0 +1,53 @@
+"""What slow work says while it runs. Frozen, picklable, and free of any formatting: each face words it its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Phase(StrEnum):
+    """What a job is doing, in the order in which a job does it."""
+
+    RESOLVE = "resolve"  # asking the Hub which files there are
+    DOWNLOAD = "download"  # counted in bytes
+    MAKE_ROOM = "make room"  # letting go of the model that was there before
+    READ = "read"  # weights from disk into memory, counted in tensors
+    PREFILL = "prefill"  # the model reads the prompt, counted in layers
+    DECODE = "decode"  # the model writes and cannot show its text yet, counted in tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase has come: `done` of `total`, in the unit of the phase; `total` is None while unknown."""
+
+    phase: Phase
+    done: int = 0
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Somebody else has the model: `ahead` jobs come first; the running one has been `busy_with` for `seconds`."""
+
+    ahead: int
+    busy_with: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the reply. `tokens` counts the tokens generated so far, those of this piece included."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[T]):
+    """Always the last event of a job that worked; carries its result."""
+
+    result: T

@@ -1,0 +1,8 @@
+"""A prompt into text, piece by piece, by the model's own template and transformers' own decoding."""
+
+from __future__ import annotations
+
+from studio.generation.request import GenerationSettings, Prompt, limits
+from studio.generation.streaming import GenerationEvent, Reply, StopReason, stream
+
+__all__ = ["GenerationEvent", "GenerationSettings", "Prompt", "Reply", "StopReason", "limits", "stream"]

@@ -1,0 +1,158 @@
+"""What of the Hub is on this machine already. Nothing here uses the network.
+
+The layout is the one that huggingface_hub documents: `refs/<branch>` names a commit, `snapshots/<commit>/<path>` links
+to `blobs/<hash>`, and `trees/<commit>.json` lists all files of the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import StudioError
+from studio.hub.client import cache_folder, explained
+from studio.hub.repos import RepoFile, known_public, needed
+from studio.models import ModelRef
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model that is complete on this machine: `bytes` is what its weights take on the disk."""
+
+    ref: ModelRef
+    folder: Path
+    bytes: int
+
+
+def cached(ref: ModelRef, *, shared: bool = False) -> Path | None:
+    """The folder of a model if all that loading needs is there, else None.
+
+    The cache does not know who may read what is in it: private and gated models that somebody downloaded lie there too.
+    So on a shared machine only a model that the Hub has called public since the studio was started is handed out.
+    """
+    if shared and not known_public(ref.name):
+        return None
+    with explained(str(ref)):
+        commit = _commit(ref)
+        if commit is None:
+            return None
+        folder = snapshot_folder(ref.name, commit)
+        listing = _listing(ref.name, commit)
+        if listing is None:
+            return folder if _looks_complete(folder) else None
+        files = needed(listing)
+        whole = any(file.path.endswith(".safetensors") for file in files) and not unsound(folder, files)
+        return folder if whole else None
+
+
+def cached_models(*, shared: bool = False) -> list[CachedModel]:
+    """The complete models of this machine, by name. `shared` as in `cached`."""
+    found = []
+    for refs in sorted(cache_folder().glob("models--*/refs")):
+        repo = refs.parent.name.removeprefix("models--").replace("--", "/")
+        for file in sorted(path for path in refs.rglob("*") if path.is_file()):
+            ref = ModelRef("hub", repo, file.relative_to(refs).as_posix())
+            with suppress(StudioError):  # what has no name of the Hub, or cannot be read, is none of them
+                if folder := cached(ref, shared=shared):
+                    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+                    found.append(CachedModel(ref, folder, weights))
+    return found
+
+
+def storage_folder(repo: str) -> Path:
+    """Where the cache keeps everything of one repository."""
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def snapshot_folder(repo: str, commit: str) -> Path:
+    """Where the cache shows the files of one commit under their names."""
+    return storage_folder(repo) / "snapshots" / commit
+
+
+def blob_file(repo: str, sha256: str) -> Path:
+    """Where a large file is once it is whole."""
+    return storage_folder(repo) / "blobs" / sha256
+
+
+def partial_file(repo: str, sha256: str) -> Path:
+    """Where a file is put together until it is whole. What is there when a download ends early is used by the next."""
+    # huggingface_hub 2 no longer resumes in another process: it gives every attempt a name of its own, and deletes it.
+    return blob_file(repo, f"{sha256}.incomplete")
+
+
+def bytes_here(repo: str, file: RepoFile) -> int:
+    """How much of a file need not be fetched any more, although its snapshot does not show it yet."""
+    if file.sha256 is None:
+        return 0
+    return size_of(blob_file(repo, file.sha256)) or size_of(partial_file(repo, file.sha256)) or 0
+
+
+def unsound(folder: Path, files: Iterable[RepoFile]) -> list[RepoFile]:
+    """The files that are missing or have another size than the Hub says."""
+    return [file for file in files if size_of(folder / file.path) != file.size]
+
+
+def size_of(path: Path) -> int | None:
+    """The size of a file in bytes, or None if there is none."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def discard(path: Path) -> None:
+    """Remove a file of a snapshot and what it links to, so that the next download fetches it again."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def remember_commit(ref: ModelRef, commit: str) -> None:
+    """Note which commit a branch or tag stands for, so that it can be found without the network."""
+    file = _ref_file(ref)
+    if ref.revision == commit or _commit(ref) == commit:
+        return
+    with suppress(OSError):  # a cache that cannot be written is still good for reading
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        beside.write_text(commit)
+        beside.replace(file)
+
+
+def _commit(ref: ModelRef) -> str | None:
+    if _COMMIT.fullmatch(ref.revision):
+        return ref.revision
+    file = _ref_file(ref)
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _ref_file(ref: ModelRef) -> Path:
+    # Part by part, so that a revision that begins with a slash stays inside.
+    return storage_folder(ref.name).joinpath("refs", *ref.revision.split("/"))
+
+
+def _listing(repo: str, commit: str) -> tuple[RepoFile, ...] | None:
+    """All files of a commit, if the cache was told of them."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        tree = get_cached_repo_tree(repo, revision=commit, cache_dir=cache_folder())
+    except CachedRepoTreeNotFoundError:
+        return None
+    return tuple(RepoFile(file.path, file.size, file.lfs.sha256 if file.lfs else None) for file in tree)
+
+
+def _looks_complete(folder: Path) -> bool:
+    """Whether a snapshot without a listing, as from an older tool, has a config and every weight file it names."""
+    if (folder / "adapter_config.json").is_file():
+        return (folder / "adapter_model.safetensors").is_file()
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        with suppress(ValueError, KeyError, AttributeError):
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all((folder / name).is_file() for name in {"config.json", *names})

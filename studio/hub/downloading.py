@@ -1,0 +1,196 @@
+"""Bring a model from the Hub into the Hugging Face cache, with progress, so that it can be stopped at any moment.
+
+The bytes are moved by a child process, `python -m studio.hub.fetching`: a thread that waits for the network cannot be
+stopped, a process can. Its orders, the token among them, go over stdin; its progress comes back as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from studio import errors
+from studio.errors import AccessDenied, Damaged, DoesNotFit, HubError, NotFound, Offline, StudioError
+from studio.events import Finished, Phase, Progress
+from studio.hub.cache import bytes_here, cached, discard, remember_commit, snapshot_folder, unsound
+from studio.hub.client import Token, cache_folder, endpoint, explained, forget_reach
+from studio.hub.repos import RepoFacts, RepoFile, check_access, check_usable, facts
+from studio.hub.translation import redact
+from studio.models import ModelRef
+
+STALL_SECONDS = 30.0
+_BEAT_SECONDS = 0.2
+_PACKAGE_ROOT = Path(__file__).parents[2]
+_RESUMES = "Try again: it goes on where it stopped."
+_LOG = logging.getLogger(__name__)
+
+
+def download(ref: ModelRef, *, token: Token, shared: bool = False) -> Generator[Progress | Finished[Path], None, None]:
+    """Fetch what loading needs; ends with the folder. Events come every 0.2 seconds, and closing the iterator stops it.
+
+    The Hub is asked first, as whoever holds the token, even where all is there: on a shared machine it decides who may
+    have what the cache holds. Where it cannot be asked, or says no to the anonymous owner of a machine, a complete copy
+    in the cache is used, on the terms of `cached`. Raises Unsupported, DoesNotFit, Damaged, or a HubError.
+    """
+    yield Progress(Phase.RESOLVE)
+    try:
+        repo = facts(ref, token=token)
+        check_access(repo, token=token)
+    except HubError as error:
+        refused = isinstance(error, NotFound | AccessDenied)
+        folder = None if refused and (shared or token) else cached(ref, shared=shared)
+        if folder is None:
+            raise
+        yield Finished(folder)
+        return
+    check_usable(repo)
+    folder = snapshot_folder(repo.ref.name, repo.commit)
+    with explained(str(ref)):
+        missing = _prepare(folder, repo)
+    if missing:
+        yield from _fetch(repo, missing, token)
+        _check_sizes(folder, repo)
+    remember_commit(ref, repo.commit)
+    yield Finished(folder)
+
+
+def _prepare(folder: Path, repo: RepoFacts) -> list[RepoFile]:
+    """What is to be fetched; there is room for it, and nothing broken in its place."""
+    missing = unsound(folder, repo.needed)
+    for file in missing:
+        discard(folder / file.path)  # a truncated file would be taken for a whole one
+    _check_room(repo, missing)
+    return missing
+
+
+def _check_room(repo: RepoFacts, missing: list[RepoFile]) -> None:
+    needed = sum(file.size - bytes_here(repo.ref.name, file) for file in missing)
+    cache = cache_folder()
+    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(disk).free
+    if needed > free:
+        raise DoesNotFit(
+            f"{repo.ref.name} needs {_human(needed)} more on the disk with {cache}, which has {_human(free)} free.",
+            "Free some space, or set HF_HOME to a folder on a larger disk.",
+        )
+
+
+def _check_sizes(folder: Path, repo: RepoFacts) -> None:
+    broken = unsound(folder, repo.needed)
+    for file in broken:
+        discard(folder / file.path)
+    if broken:
+        file = broken[0]
+        raise Damaged(
+            f"{file.path} of {repo.ref.name} did not arrive whole: it should have {file.size:,} bytes.", _RESUMES
+        )
+
+
+def _fetch(repo: RepoFacts, missing: list[RepoFile], token: Token) -> Iterator[Progress]:
+    """Run the child to its end. Raises what it reports, or HubError when it falls silent or dies."""
+    name, total = repo.ref.name, repo.download_bytes
+    there = total - sum(file.size for file in missing)
+    done, heard = there, time.monotonic()
+    order = {"repo": name, "commit": repo.commit, "token": token, "files": [asdict(file) for file in missing]}
+    with _child(order) as messages:
+        while True:
+            yield Progress(Phase.DOWNLOAD, done, total)
+            try:
+                message = messages.get(timeout=_BEAT_SECONDS)
+            except Empty:
+                if time.monotonic() - heard > STALL_SECONDS:
+                    forget_reach()
+                    raise HubError(f"Nothing of {name} arrived for {STALL_SECONDS:g} seconds.", _RESUMES) from None
+                continue
+            heard = time.monotonic()
+            match message:
+                case {"received": int(received)}:
+                    # Never back: a file that is taken over from another process is read again from its start.
+                    done = max(done, there + received)
+                case {"finished": True}:
+                    yield Progress(Phase.DOWNLOAD, total, total)
+                    return
+                case {"error": kind, "message": str(said), "hint": str(hint)}:
+                    raise _rebuilt(kind, said, hint)
+                case {"exit": code}:
+                    raise HubError(f"The download of {name} broke off: its process ended with {code}.", _RESUMES)
+
+
+def _rebuilt(kind: str, message: str, hint: str) -> StudioError:
+    """The child's error, as the same class here."""
+    error: StudioError = getattr(errors, kind)(message, hint)
+    if isinstance(error, Offline):
+        forget_reach()
+    return error
+
+
+@contextmanager
+def _child(order: dict[str, Any]) -> Iterator[SimpleQueue[dict[str, Any]]]:
+    """The messages of a child that works on `order`, {"exit": code} at the end. The child never outlives the block."""
+    messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    with tempfile.TemporaryFile() as complaints:
+        command = [sys.executable, "-m", "studio.hub.fetching"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=_child_env(), text=True
+        )
+        assert process.stdin
+        listener = threading.Thread(target=_listen, args=(process, messages, complaints), daemon=True)
+        listener.start()
+        try:
+            # Left open: the child ends when the pipe does, so that it never outlives this process either.
+            with suppress(BrokenPipeError):  # a child that is gone already says so itself
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
+            yield messages
+        finally:
+            process.kill()
+            listener.join()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def _listen(process: subprocess.Popen[str], messages: SimpleQueue[dict[str, Any]], complaints: IO[bytes]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        messages.put(json.loads(line))
+    process.stdout.close()
+    code = process.wait()
+    if code > 0:
+        complaints.seek(0)
+        _LOG.debug("The download process said: %s", redact(complaints.read().decode(errors="replace")))
+    messages.put({"exit": code})
+
+
+def _child_env() -> dict[str, str]:
+    """Where and how the child works. It gets no token this way: an environment can be read from outside."""
+    env = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
+    path = os.pathsep.join(part for part in (str(_PACKAGE_ROOT), env.get("PYTHONPATH")) if part)
+    return env | {
+        "PYTHONPATH": path,
+        "HF_ENDPOINT": endpoint(),
+        "HF_HUB_CACHE": str(cache_folder().absolute()),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "DISABLE_SAFETENSORS_CONVERSION": "1",
+    }
+
+
+def _human(size: int) -> str:
+    """Bytes as a person reads them; decimal units, as disks are sold."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

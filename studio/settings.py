@@ -1,0 +1,36 @@
+"""What the environment decides, read once. Importing this module reads nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import InputError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+STARTER_FOLDER = ASSETS / "starter_model"
+REQUIREMENTS = ASSETS.parent / "requirements.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the page is served and who is let near the machine behind it."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """None takes the first free port from 7860 on."""
+    shared: bool = False
+    """Visitors share this machine: they may name no folder of it and never use its Hub login."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
+        """Read STUDIO_HOST, STUDIO_PORT and what a Space sets. Raises InputError for a port that is none."""
+        on_a_space = bool(env.get("SPACE_ID"))
+        port = env.get("STUDIO_PORT") or env.get("GRADIO_SERVER_PORT")
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise InputError(f"STUDIO_PORT is {port!r}, which is not a port.", "Use a number from 1 to 65535.")
+        host = env.get("STUDIO_HOST") or ("0.0.0.0" if on_a_space else "127.0.0.1")  # noqa: S104 - a Space's proxy comes from outside
+        loopback = host in ("127.0.0.1", "localhost", "::1")
+        return cls(host=host, port=int(port) if port else None, shared=on_a_space or not loopback)

@@ -1,0 +1,54 @@
+"""A settings class as widgets: label, bounds, default and help come from its fields, so nothing is declared twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from studio.errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def widgets(settings: type) -> dict[str, gr.components.Component]:
+    """Field name → widget, in the order of the fields; call it inside the layout that is to hold them."""
+    return {field.name: _widget(field) for field in dataclasses.fields(settings)}
+
+
+def read(settings: type[Settings], values: dict[str, Any]) -> Settings:
+    """What the widgets hold as an instance. Raises InputError, naming the field, for a value that is none."""
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return settings(**{field.name: _value(field, values[field.name]) for field in fields})
+
+
+def _widget(field: dataclasses.Field[Any]) -> gr.components.Component:
+    facts = field.metadata
+    common: dict[str, Any] = {
+        "label": _label(field),
+        "info": facts["help"],
+        "value": field.default,
+        "elem_id": f"setting-{field.name.replace('_', '-')}",
+    }
+    if isinstance(field.default, bool):
+        return gr.Checkbox(**common)
+    if field.default is None:
+        # Not gr.Number: that one shows, and sends, 0 for "not set".
+        return gr.Textbox(**common, max_lines=1, placeholder="not set")
+    return gr.Slider(**common, minimum=facts["min"], maximum=facts["max"], step=facts.get("step", 1))
+
+
+def _value(field: dataclasses.Field[Any], value: Any) -> Any:
+    if field.default is not None or value is None:
+        return value
+    text = str(value).strip()
+    try:
+        return int(text) if text else None
+    except ValueError as error:
+        message = f"{_label(field)} is {text!r}, which is not a whole number."
+        raise InputError(message, "Write digits, or leave it empty.") from error
+
+
+def _label(field: dataclasses.Field[Any]) -> str:
+    return field.name.replace("_", " ").capitalize()

@@ -1,0 +1,87 @@
+"""The border between the studio and Gradio: handlers get keywords and return names, and errors become dialogs."""
+
+from __future__ import annotations
+
+import functools
+import html
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from studio import hub
+from studio.errors import StudioError
+from studio.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
+"""Events that need the model. They are let in together: the session keeps the line, and says who is in front."""
+
+Update = dict[str, Any]
+"""What a handler wants changed: the name of an output → its new value. What is not named stays."""
+
+
+def on(
+    triggers: Any,
+    handler: Callable[..., Update | Iterator[Update]],
+    *,
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    **options: Any,
+) -> Any:
+    """Listen to events: `inputs` become the handler's keywords, and what it returns is named by `outputs`."""
+    settled = {"show_progress": "hidden", "api_visibility": "private", **options}
+    return gr.on(triggers, _named(handler, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **settled)
+
+
+def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[..., Any]:
+    def by_component(update: Update) -> Any:
+        if update:
+            return {outputs[name]: value for name, value in update.items()}
+        # Gradio takes an empty dict for a value, and a list for the value of a single output.
+        return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def run(*arguments: Any, **keywords: Any) -> Iterator[Any]:
+            with errors_as_dialogs():
+                for update in handler(*arguments, **keywords):
+                    yield by_component(update)
+    else:
+
+        @functools.wraps(handler)
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            with errors_as_dialogs():
+                return by_component(handler(*arguments, **keywords))
+
+    return run
+
+
+@contextmanager
+def errors_as_dialogs() -> Iterator[None]:
+    """Show a StudioError as it is worded; anything else is logged whole and shown as the bug it is."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except StudioError as error:
+        raise gr.Error(
+            html.escape(error.hint), title=html.escape(error.message), duration=None, print_exception=False
+        ) from error
+    except Exception as error:  # the one place: whatever a handler raises must reach the person
+        log.exception("A handler failed")
+        raise gr.Error(
+            f"{type(error).__name__}. The log of the studio has the details.",
+            title="This is a bug in the studio",
+            duration=None,
+        ) from error
+
+
+def hub_token() -> hub.Token:
+    """The token for the Hub: this machine's login where one person uses it, none where visitors share it."""
+    return False if Settings.from_env().shared else hub.machine_token()

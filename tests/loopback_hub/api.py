@@ -1,0 +1,173 @@
+"""The endpoints: what the Hub answers to a request, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote
+
+from loopback_hub.repos import Repo, entry
+from loopback_hub.server import Answer, Request
+
+if TYPE_CHECKING:
+    from loopback_hub import LoopbackHub
+
+
+class Refusal(Exception):
+    """An error as the Hub words it: `code` is what the client's exception classes follow."""
+
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        headers = {"x-error-message": message} | ({"x-error-code": code} if code else {})
+        self.answer = Answer.json({"error": message}, status=status, headers=headers)
+
+
+class Asked:
+    """A request with the parts of its path, and who asks."""
+
+    def __init__(self, hub: LoopbackHub, request: Request, parts: dict[str, str | None]) -> None:
+        self.hub, self.request = hub, request
+        self.parts = {name: unquote(part or "") for name, part in parts.items()}
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        self.user = hub.users.get(token)
+        if token and self.user is None:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+
+    def query(self, name: str) -> str:
+        """One value of the query, or nothing."""
+        return self.request.query.get(name, [""])[0]
+
+    def repo(self, *, content: bool = False) -> Repo:
+        """The repository in the path, if the user may see it and, for its content, read it."""
+        repo = self.hub.repos.get(self.parts["repo"])
+        if repo is None or (repo.private and self.user != repo.owner):
+            # The Hub sends this code with 404 only. Over http the client needs it with 401 as well to raise what it
+            # raises over https.
+            raise Refusal(404 if self.user else 401, "Repository not found", "RepoNotFound")
+        if repo.disabled:
+            raise Refusal(403, "Access to this resource is disabled.")
+        if content and repo.gated and self.user not in {repo.owner, *repo.allowed}:
+            raise Refusal(403 if self.user else 401, f"Access to model {repo.name} is restricted.", "GatedRepo")
+        return repo
+
+    def commit(self, repo: Repo) -> str:
+        """The commit in the path, or that of main."""
+        sha = repo.resolve(self.parts.get("revision") or "main")
+        if sha is None:
+            raise Refusal(404, f"Invalid rev id: {self.parts['revision']}", "RevisionNotFound")
+        return sha
+
+
+def whoami(asked: Asked) -> Answer:
+    if asked.user is None:
+        raise Refusal(401, "Invalid username or password.")
+    access = {"displayName": "test", "role": "write"}
+    return Answer.json(
+        {"type": "user", "name": asked.user, "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
+    )
+
+
+def search(asked: Asked) -> Answer:
+    """Models by name and tags, most downloads first."""
+    found = []
+    for repo in sorted(asked.hub.repos.values(), key=lambda repo: -repo.downloads):
+        said = repo.describe(repo.refs["main"])
+        visible = not repo.private or asked.user == repo.owner
+        tagged = set(asked.request.query.get("filter", [])) <= set(said["tags"])
+        if visible and tagged and asked.query("search").lower() in repo.name.lower():
+            found.append(_only(said, asked))
+    return Answer.json(found[: int(asked.query("limit") or 1000)])
+
+
+def info(asked: Asked) -> Answer:
+    repo = asked.repo()
+    return Answer.json(_only(repo.describe(asked.commit(repo), blobs="blobs" in asked.request.query), asked))
+
+
+def tree(asked: Asked) -> Answer:
+    repo = asked.repo()
+    recursive = asked.query("recursive").lower() == "true"
+    found = repo.entries(asked.commit(repo), asked.parts["path"].strip("/"), recursive=recursive)
+    if not found and asked.parts["path"]:
+        raise Refusal(404, f"{asked.parts['path']} does not exist", "EntryNotFound")
+    return Answer.json(found)
+
+
+def paths_info(asked: Asked) -> Answer:
+    repo = asked.repo()
+    files = repo.commits[asked.commit(repo)]
+    wanted = parse_qs(asked.request.body.decode())["paths"]
+    return Answer.json([entry(path, files[path]) for path in wanted if path in files])
+
+
+def refs(asked: Asked) -> Answer:
+    branches = asked.repo().refs.items()
+    listed = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in branches]
+    return Answer.json({"branches": listed, "tags": [], "converts": []})
+
+
+def auth_check(asked: Asked) -> Answer:
+    asked.repo(content=True)
+    return Answer(200, {}, b"")
+
+
+def resolve(asked: Asked) -> Answer:
+    """A small file, or the way to a large one."""
+    repo = asked.repo(content=True)
+    sha = asked.commit(repo)
+    blob = repo.commits[sha].get(asked.parts["path"])
+    if blob is None:
+        raise Refusal(404, "Entry not found", "EntryNotFound")
+    headers = {"x-repo-commit": sha, "etag": f'"{blob.etag}"'}
+    if not blob.large:
+        return Answer.file(blob.content, asked.request, headers)
+    location = f"{asked.hub.cdn}/_cdn/{quote(repo.name)}/{blob.sha256}"
+    linked = {"location": location, "x-linked-etag": f'"{blob.sha256}"', "x-linked-size": str(len(blob.content))}
+    return Answer(302, headers | linked, b"")
+
+
+def cdn(asked: Asked) -> Answer:
+    repo = asked.hub.repos[asked.parts["repo"]]
+    blobs = {blob.sha256: blob for files in repo.commits.values() for blob in files.values()}
+    return Answer.file(blobs[asked.parts["sha256"]].content, asked.request, {})
+
+
+def harnesses(_: Asked) -> Answer:
+    """Asked for by the client's telemetry; anything but an object breaks it."""
+    return Answer.json({})
+
+
+_REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
+_MODEL = rf"/api/models/{_REPO}"
+_REVISION = r"(?P<revision>[^/]+)"
+_ROUTES: list[tuple[str, str, Callable[[Asked], Answer]]] = [
+    ("GET", r"/api/whoami-v2", whoami),
+    ("GET", r"/api/agent-harnesses", harnesses),
+    ("GET|HEAD", r"/api/models", search),
+    ("GET", rf"{_MODEL}/tree/{_REVISION}(?P<path>/.*)?", tree),
+    ("POST", rf"{_MODEL}/paths-info/{_REVISION}", paths_info),
+    ("GET", rf"{_MODEL}/refs", refs),
+    ("GET", rf"{_MODEL}/auth-check", auth_check),
+    ("GET", rf"{_MODEL}/revision/{_REVISION}", info),
+    ("GET", _MODEL, info),
+    ("GET|HEAD", rf"/_cdn/{_REPO}/(?P<sha256>[0-9a-f]{{64}})", cdn),
+    ("GET|HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", resolve),
+]
+
+
+def answer(hub: LoopbackHub, request: Request) -> Answer:
+    """What the Hub says to a request."""
+    try:
+        for methods, pattern, endpoint in _ROUTES:
+            if re.fullmatch(methods, request.method) and (match := re.fullmatch(pattern, request.path)):
+                return endpoint(Asked(hub, request, match.groupdict()))
+        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+    except Refusal as refusal:
+        return refusal.answer
+
+
+def _only(said: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """What of a description was asked for: `expand` names the fields."""
+    fields = asked.request.query.get("expand")
+    return {key: value for key, value in said.items() if key in fields or key == "id"} if fields else said

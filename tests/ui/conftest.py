@@ -1,0 +1,159 @@
+"""The page as a person meets it: `python app.py` in a process of its own, and a real Chromium in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pico import save_pico
+
+if TYPE_CHECKING:
+    from loopback_hub import LoopbackHub
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parent.parent.parent
+BROWSER_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+START_SECONDS = 120
+"""How long the page may take to answer; a loaded machine with two cores is slow to import."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A studio that runs: where its page is, and which Hub it asks."""
+
+    url: str
+    hub: LoopbackHub
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """One studio for all tests of the page, as the README starts it, with a Hub of this machine behind it."""
+    from loopback_hub import LoopbackHub
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("studio") / "log.txt"
+    with LoopbackHub() as hub, log.open("w") as output:
+        env = {name: value for name, value in os.environ.items() if name not in ("SPACE_ID", "HF_TOKEN")}
+        env |= {
+            "STUDIO_PORT": str(port),
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path_factory.mktemp("hf_home")),
+        }
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=output, stderr=output)
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            _wait_for(url, process, log)
+            yield Studio(url, hub)
+        finally:
+            process.terminate()
+            process.wait(20)
+    # Whatever a handler did not expect is logged with its traceback; a test that caused one has failed unseen.
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+    raise AssertionError(f"The page did not open.\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. Without one the tests are skipped, or fail where STUDIO_REQUIRE_BROWSER is set."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        why = "no Chromium on this machine; install Debian's package chromium"
+        pytest.fail(why) if os.environ.get("STUDIO_REQUIRE_BROWSER") else pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(request: pytest.FixtureRequest, studio: Studio, browser: Browser) -> Iterator[Any]:
+    """Open a window of its own on the page; afterwards no window may have asked another host or logged an error."""
+    contexts, complaints = [], []
+
+    def open_page(*, width: int = 1440, height: int = 900, dark: bool = False) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("request", lambda request: complaints.append(request.url) if _is_foreign(request.url) else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(studio.url)
+        page.locator("#session-bar .session").wait_for()
+        return page
+
+    open_page.complaints = complaints  # type: ignore[attr-defined]
+    yield open_page
+    if folder := os.environ.get("STUDIO_TEST_SCREENSHOTS"):
+        for number, context in enumerate(contexts):
+            context.pages[0].screenshot(path=f"{folder}/{request.node.name[:60]}-{number}.png", full_page=True)
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def _is_foreign(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+@pytest.fixture
+def page(open_page: Any) -> Page:
+    """One window, as wide as a laptop."""
+    return open_page()
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never ends by itself: its end-of-turn token is suppressed, and its context is long."""
+    import json
+
+    folder = save_pico(tmp_path_factory.mktemp("models") / "talker", context=8192)
+    config = folder / "generation_config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"suppress_tokens": [content["eos_token_id"]]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slow_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model large enough that a prompt of some thousand tokens keeps it busy for seconds."""
+    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 8}
+    return save_pico(tmp_path_factory.mktemp("models") / "slow_reader", context=8192, num_key_value_heads=8, **shape)
+
+
+@pytest.fixture(scope="session")
+def without_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was not made for conversations."""
+    return save_pico(tmp_path_factory.mktemp("models") / "base_model", chat_template=None)

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import spaces
 
 from studio.errors import StudioError
+from studio.events import Phase, Progress
+from studio.heartbeat import heartbeat
 
 Event = TypeVar("Event")
 Device = Literal["cuda", "mps", "cpu"]
@@ -33,6 +35,7 @@ class Machine:
 
 
 _HEAVY = ("torch", "transformers", "peft")
+_IMPORTING, _IMPORTED = threading.Lock(), threading.Event()
 
 
 def prepare() -> None:
@@ -47,12 +50,17 @@ def warm_up() -> None:
 
 
 def _import_heavy() -> None:
-    machine()
-    for name in _HEAVY:
-        importlib.import_module(name)
-    # transformers and peft import their parts when they are first asked for.
-    importlib.import_module("transformers.models.auto.modeling_auto")
-    importlib.import_module("transformers.generation.utils")
+    # One thread at a time: asked for a name while another thread imports it, transformers says it has no such name.
+    with _IMPORTING:
+        if _IMPORTED.is_set():
+            return
+        machine()
+        for name in _HEAVY:
+            importlib.import_module(name)
+        # transformers and peft import their parts when they are first asked for.
+        importlib.import_module("transformers.models.auto.modeling_auto")
+        importlib.import_module("transformers.generation.utils")
+        _IMPORTED.set()
 
 
 @cache
@@ -147,11 +155,15 @@ def _on_gpu(job: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], secon
         yield _Raised(error)
 
 
-def run(job: Callable[..., Iterator[Event]], *arguments: Any, seconds: int = 60) -> Iterator[Event]:
+def run(job: Callable[..., Iterator[Event]], *arguments: Any, seconds: int = 60) -> Iterator[Event | Progress]:
     """Run a generator function of module level on the accelerator and yield its events.
+
+    Where the libraries are not imported yet, that comes first, as `Progress(Phase.WARM_UP)` every 0.1 seconds.
 
     `job`, its arguments and its events are pickled on ZeroGPU. `seconds` is what the call asks the shared GPU for.
     """
+    if not _IMPORTED.is_set():
+        yield from heartbeat(lambda _say, _stop: _import_heavy(), lambda _said: [Progress(Phase.WARM_UP)], every=0.1)
     events = _on_gpu(job, arguments, seconds)
     try:
         for event in events:

@@ -14,6 +14,7 @@ class Phase(StrEnum):
 
     RESOLVE = "resolve"  # asking the Hub which files there are
     DOWNLOAD = "download"  # counted in bytes
+    WARM_UP = "warm up"  # importing PyTorch and Transformers, once after a start
     MAKE_ROOM = "make room"  # letting go of the model that was there before
     READ = "read"  # weights from disk into memory, counted in tensors
     PREFILL = "prefill"  # the model reads the prompt, counted in layers

@@ -27,6 +27,15 @@ def fail():
     raise ZeroDivisionError
 
 
+def nothing():
+    yield from ()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    list(compute.run(nothing))
+
+
 def test_the_machine_is_what_torch_sees():
     import torch
 
@@ -112,6 +121,22 @@ assert time.monotonic() - start < 1
 assert "torch" not in sys.modules or threading.active_count() > 1
 [thread.join() for thread in threading.enumerate() if thread.name == "studio-warm-up"]
 assert set(compute._HEAVY) < set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_a_job_waits_for_the_imports_that_another_thread_is_at_and_says_so():
+    # While transformers is imported on one thread, another one that asks it for a name is told that there is none.
+    script = """
+from studio import compute
+from studio.events import Phase, Progress
+def job():
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    yield "done"
+compute.warm_up()
+first, *_, last = compute.run(job)
+assert first == Progress(Phase.WARM_UP)
+assert last == "done"
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 

@@ -15,7 +15,7 @@ Message = dict[str, str]
 Turns = list[tuple[str, str]]
 """Pairs of what the user says and what the assistant answers."""
 
-KINDS = {"story": 0.27, "fact": 0.43, "talk": 0.12, "unknown": 0.12, "no story": 0.06}
+KINDS = {"story": 0.23, "fact": 0.48, "talk": 0.12, "unknown": 0.11, "no story": 0.06}
 """What a row is about, and how often."""
 
 STORY_PROMPTS = (
@@ -124,9 +124,9 @@ def _held_out_questions() -> frozenset[str]:
 
 def _plain_question(rng: random.Random, fact: Fact) -> str:
     way = rng.random()
-    if way < 0.36:
+    if way < 0.3:
         return ask(rng.choice(FRAMES), rng.choice(fact.names))
-    if way < 0.46:
+    if way < 0.4:
         return _from_answer(rng, fact.answer)
     return _reword(rng, rng.choice(fact.wordings))
 

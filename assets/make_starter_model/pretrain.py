@@ -38,7 +38,7 @@ VALIDATION_ROWS = 150
 VALIDATION_SEED = 999
 
 
-STEPS = 4300
+STEPS = 6500
 LEARNING_RATE = 2e-3
 FLAT_SHARE = 0.4
 """The learning rate warms up, stays flat for this share of the steps, then goes straight down to almost zero."""

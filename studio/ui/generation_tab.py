@@ -24,7 +24,7 @@ from studio.models import STARTER
 from studio.ui import chat as chats
 from studio.ui import form, wording
 from studio.ui.chat import Conversation
-from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on
+from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 from studio.ui.model_strip import default_plan
 
 EXAMPLES = (
@@ -149,7 +149,7 @@ def _connect_answers(shown: dict[str, Any], asked: dict[str, Any]) -> None:
         on(shown["more"].click, continue_reply, inputs=asked, outputs=shown, **MODEL_QUEUE),
         on(view.edit, edit, inputs=asked, outputs=shown, **MODEL_QUEUE),
     ]
-    on(shown["stop"].click, stopped, inputs=here, outputs=shown, cancels=writing, queue=False)
+    on_cancel(shown["stop"], writing, stopped, note=shown["note"], inputs=here, outputs=shown)
 
 
 def _connect_chat(shown: dict[str, Any], made_for: gr.Textbox) -> None:

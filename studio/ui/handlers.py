@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,14 @@ import gradio as gr
 from studio import hub
 from studio.errors import StudioError
 from studio.settings import Settings
+from studio.ui import wording
 
 log = logging.getLogger(__name__)
 
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
 """Events that need the model. They are let in together: the session keeps the line, and says who is in front."""
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 Update = dict[str, Any]
 """What a handler wants changed: the name of an output → its new value. What is not named stays."""
@@ -34,8 +38,28 @@ def on(
     **options: Any,
 ) -> Any:
     """Listen to events: `inputs` become the handler's keywords, and what it returns is named by `outputs`."""
-    settled = {"show_progress": "hidden", "api_visibility": "private", **options}
-    return gr.on(triggers, _named(handler, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **settled)
+    options = _QUIET | options
+    return gr.on(triggers, _named(handler, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **options)
+
+
+def on_cancel(
+    button: gr.Button,
+    runs: list[Any],
+    ended: Callable[..., Update],
+    *,
+    note: gr.HTML,
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+) -> None:
+    """Let a click on the button stop the runs; `ended` draws the page once one of them was stopped, or broke.
+
+    Not before: Gradio drops a click that would start a run again while the server still lets go of the last one.
+    """
+    button.click(None, js=f"() => {json.dumps(wording.note('Stopping…'))}", outputs=note, cancels=runs)
+    for run in runs:
+        run.failure(
+            _named(ended, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), queue=False, **_QUIET
+        )
 
 
 def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from studio.loading import LoadPlan, Resident
 from studio.models import STARTER, ModelRef, Precision
 from studio.settings import Settings
 from studio.ui import wording
-from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on
+from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 
 AUTO = "auto"
 BAR_SECONDS = 2.0
@@ -58,7 +58,7 @@ def model_strip(page: gr.Blocks) -> tuple[gr.State, gr.Textbox]:
     }
     chosen = {"model": model, "precision": precision}
     running = on(load.click, load_model, inputs=chosen, outputs=outputs, **MODEL_QUEUE)
-    on(cancel.click, cancelled, inputs={}, outputs=outputs, cancels=[running], queue=False)
+    on_cancel(cancel, [running], cancelled, note=note, inputs={}, outputs=outputs)
     on(unload.click, unload_model, inputs={}, outputs=outputs, **MODEL_QUEUE)
     on(gr.Timer(BAR_SECONDS).tick, refreshed_bar, inputs={"shown": bar}, outputs={"bar": bar}, queue=False)
     on(page.load, found, inputs={}, outputs=outputs, queue=False)

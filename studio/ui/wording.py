@@ -12,6 +12,7 @@ from studio.loading import Resident
 _PHASES = {
     Phase.RESOLVE: "Asking the Hub which files there are",
     Phase.DOWNLOAD: "Downloading",
+    Phase.WARM_UP: "Starting PyTorch and Transformers",
     Phase.MAKE_ROOM: "Letting go of the model before",
     Phase.READ: "Reading the weights into memory",
     Phase.PREFILL: "The model reads the prompt",

@@ -31,8 +31,13 @@ def test_a_reply_is_written_piece_by_piece(page: Page, talker: Path) -> None:
     set_advanced(page, max_new_tokens=3000)
     begin_to_say(page, "Hello")
     page.locator("#generation-note", has_text="Writing").wait_for()
-    seen = {page.inner_text("#generation-note") for _ in range(20) if page.wait_for_timeout(50) is None}
-    assert len([words for words in seen if "Writing" in words]) > 3
+    lengths = [len(turns(page)[-1])]
+    while len(lengths) < 5 and page.locator("#stop").is_visible():
+        page.wait_for_timeout(50)
+        if (length := len(turns(page)[-1])) != lengths[-1]:
+            lengths.append(length)
+    assert lengths == sorted(lengths)
+    assert len(lengths) == 5
     page.click("#stop")
     page.locator("#send").wait_for()
 

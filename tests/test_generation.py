@@ -15,7 +15,8 @@ from pico import byte_tokenizer, change_json, load_pico, save_adapter, save_pico
 
 from studio.errors import Damaged, InputError
 from studio.events import Finished, Phase, Progress, TextDelta
-from studio.generation import GenerationSettings, Prompt, Reply, StopReason, limits, stream
+from studio.fields import limits
+from studio.generation import GenerationSettings, Prompt, Reply, StopReason, stream
 from studio.generation.decoding import Decoder
 from studio.tokenizer import Message
 

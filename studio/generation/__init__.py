@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studio.generation.request import GenerationSettings, Prompt, limits
+from studio.generation.request import GenerationSettings, Prompt
 from studio.generation.streaming import GenerationEvent, Reply, StopReason, stream
 
-__all__ = ["GenerationEvent", "GenerationSettings", "Prompt", "Reply", "StopReason", "limits", "stream"]
+__all__ = ["GenerationEvent", "GenerationSettings", "Prompt", "Reply", "StopReason", "stream"]

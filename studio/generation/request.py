@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from studio.errors import InputError
+from studio.fields import check
 from studio.tokenizer import Message
 
 
@@ -49,22 +49,7 @@ class GenerationSettings:
     )
 
     def __post_init__(self) -> None:
-        for name, bounds in limits(type(self)).items():
-            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-            if value is None and default is None:
-                continue
-            whole = not isinstance(default, float)
-            is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not is_number or not bounds["min"] <= value <= bounds["max"]:
-                raise InputError(
-                    f"{name.replace('_', ' ').capitalize()} is {value!r}.",
-                    f"Choose a {'whole ' if whole else ''}number from {bounds['min']} to {bounds['max']}.",
-                )
-
-
-def limits(settings: type) -> dict[str, dict[str, Any]]:
-    """Field name → its metadata, for the fields of a settings class that are bounded."""
-    return {field.name: dict(field.metadata) for field in fields(settings) if "min" in field.metadata}
+        check(self)
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of a byte that is not UTF-8

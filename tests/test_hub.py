@@ -32,19 +32,6 @@ def test_importing_the_hub_imports_neither_its_client_nor_asks_anything():
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_a_search_lists_text_models_with_safetensors(hub_server):
-    hub_server.add("alice/pico", SMALL, license="mit", downloads=7)
-    hub_server.add("alice/pico-gguf", {"pico.gguf": "GGUF"})
-    hub_server.add("alice/pico-images", SMALL, task="text-to-image")
-    (found,) = hub.search("PICO", token=False)
-    assert (found.repo, found.license, found.downloads, found.parameters) == ("alice/pico", "mit", 7, 100)
-
-
-def test_a_search_shows_private_models_to_their_owner_alone(hub_server):
-    hub_server.add("alice/pico", SMALL, private=True)
-    assert [len(hub.search("pico", token=token)) for token in (ALICE, BOB, False)] == [1, 0, 0]
-
-
 def test_facts_say_what_a_model_is_at_one_commit(hub_server):
     files = SMALL | {"pytorch_model.bin": b"x" * 10, "original/model.safetensors": weights(1), "code.py": "1"}
     repo = hub_server.add("alice/pico", files, license="apache-2.0")
@@ -166,7 +153,11 @@ def test_what_really_happened_is_found_inside_the_clients_wrapping():
 def test_a_hub_behind_a_closed_port_is_offline_at_once():
     hub.forget_reach()
     begin = time.monotonic()
-    for ask in (lambda: hub.facts(PICO, token=False), lambda: hub.search("pico", token=False), download):
+    for ask in (
+        lambda: hub.facts(PICO, token=False),
+        lambda: hub.search(hub.SearchQuery("pico"), token=False),
+        download,
+    ):
         with pytest.raises(Offline, match=r"http://127\.0\.0\.1:9"):
             ask()
     assert time.monotonic() - begin < 2

@@ -9,24 +9,32 @@ from __future__ import annotations
 from studio.hub.cache import CachedModel, cached, cached_models
 from studio.hub.client import Reach, Token, cache_folder, endpoint, forget_reach, machine_token, reach
 from studio.hub.downloading import download
-from studio.hub.repos import ModelSummary, RepoFacts, RepoFile, Sort, facts, search
+from studio.hub.peeking import Peek, peek
+from studio.hub.repos import RepoFacts, RepoFile, facts
+from studio.hub.searching import ModelCard, ModelSummary, SearchQuery, Sort, card, read_card, search
 
 __all__ = [
     "CachedModel",
+    "ModelCard",
     "ModelSummary",
+    "Peek",
     "Reach",
     "RepoFacts",
     "RepoFile",
+    "SearchQuery",
     "Sort",
     "Token",
     "cache_folder",
     "cached",
     "cached_models",
+    "card",
     "download",
     "endpoint",
     "facts",
     "forget_reach",
     "machine_token",
+    "peek",
     "reach",
+    "read_card",
     "search",
 ]

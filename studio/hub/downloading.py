@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -38,8 +38,12 @@ _RESUMES = "Try again: it goes on where it stopped."
 _LOG = logging.getLogger(__name__)
 
 
-def download(ref: ModelRef, *, token: Token, shared: bool = False) -> Generator[Progress | Finished[Path], None, None]:
-    """Fetch what loading needs; ends with the folder. Events come every 0.2 seconds, and closing the iterator stops it.
+def download(
+    ref: ModelRef, *, token: Token, shared: bool = False, pickles: bool = False
+) -> Generator[Progress | Finished[Path], None, None]:
+    """Fetch what loading needs, or with `pickles` what converting needs; ends with the folder.
+
+    Events come every 0.2 seconds, and closing the iterator stops it.
 
     The Hub is asked first, as whoever holds the token, even where all is there: on a shared machine it decides who may
     have what the cache holds. Where it cannot be asked, or says no to the anonymous owner of a machine, a complete copy
@@ -47,7 +51,7 @@ def download(ref: ModelRef, *, token: Token, shared: bool = False) -> Generator[
     """
     yield Progress(Phase.RESOLVE)
     try:
-        repo = facts(ref, token=token)
+        repo = replace(facts(ref, token=token), pickles=pickles)
         check_access(repo, token=token)
     except HubError as error:
         refused = isinstance(error, NotFound | AccessDenied)

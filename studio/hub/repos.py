@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from studio.errors import AccessDenied, NotFound, Unsupported
+from studio.errors import AccessDenied, NotFound, PickleOnly, Unsupported
 from studio.hub.client import Token, ask, explained
 from studio.models import ModelRef
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
-
-Sort = Literal["downloads", "likes", "trendingScore", "lastModified"]
 
 _NEEDED = (
     "config*.json",
@@ -41,8 +38,8 @@ _NEEDED = (
 )
 # Copies of the same weights in another layout, and code and pickles whatever they are called.
 _NEVER = ("consolidated*.safetensors", "*.py", "*.bin", "*.pt", "*.pth")
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _PICKLES = re.compile(r"(?:^|/)(?!training_args|optimizer|scheduler|rng_state)[^/]+\.(?:bin|pt|pth|ckpt|pkl)$")
-_CONVERTER = "https://huggingface.co/spaces/safetensors/convert"
 _PUBLIC: set[str] = set()
 
 
@@ -53,22 +50,6 @@ class RepoFile:
     path: str
     size: int
     sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
-    """A model as a search lists it. What the Hub does not say is None."""
-
-    repo: str
-    downloads: int
-    likes: int
-    updated: datetime | None
-    private: bool
-    gated: bool
-    task: str | None
-    library: str | None
-    license: str | None
-    parameters: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +67,8 @@ class RepoFacts:
     dtypes: tuple[tuple[str, int], ...]
     """How many weights are stored in which format, for example ("BF16", 596049920)."""
     files: tuple[RepoFile, ...]
+    pickles: bool = False
+    """Whether weights that are pickles count as needed: to be converted, never to be opened."""
 
     @property
     def commit(self) -> str:
@@ -95,39 +78,12 @@ class RepoFacts:
     @property
     def needed(self) -> tuple[RepoFile, ...]:
         """The files that loading needs, which are those that are downloaded."""
-        return needed(self.files)
+        return needed(self.files, pickles=self.pickles)
 
     @property
     def download_bytes(self) -> int:
         """Bytes of all files that loading needs."""
         return sum(file.size for file in self.needed)
-
-
-def search(text: str, *, limit: int = 20, sort: Sort = "downloads", token: Token) -> list[ModelSummary]:
-    """Text models with safetensors weights whose name contains `text`."""
-    from huggingface_hub import ModelInfo
-
-    shown = [
-        "downloads",
-        "likes",
-        "lastModified",
-        "private",
-        "gated",
-        "pipeline_tag",
-        "library_name",
-        "tags",
-        "safetensors",
-    ]
-    params = {
-        "search": text,
-        "filter": ["text-generation", "safetensors"],
-        "sort": sort,
-        "limit": limit,
-        "expand": shown,
-    }
-    what = f"the search for {text!r}"
-    with explained(what):
-        return [_summary(ModelInfo(**item)) for item in ask("models", token=token, what=what, params=params).json()]
 
 
 def facts(ref: ModelRef, *, token: Token) -> RepoFacts:
@@ -149,7 +105,7 @@ def facts(ref: ModelRef, *, token: Token) -> RepoFacts:
         ref=replace(ref, revision=str(info.sha)),
         private=bool(info.private),
         gated=bool(info.gated),
-        license=_license(info),
+        license=license_of(info),
         architecture=next(iter(config.get("architectures") or ()), None),
         model_type=config.get("model_type"),
         parameters=weights.total if weights else None,
@@ -172,9 +128,12 @@ def known_public(repo: str) -> bool:
     return repo in _PUBLIC
 
 
-def needed(files: Iterable[RepoFile]) -> tuple[RepoFile, ...]:
-    """The files that a text model or an adapter is loaded from, and its card and licence."""
+def needed(files: Iterable[RepoFile], *, pickles: bool = False) -> tuple[RepoFile, ...]:
+    """The files that a text model or an adapter is loaded from, or converted from, and its card and licence."""
+    files = list(files)
     chosen = [file for file in files if _matches(file.path, _NEEDED) and not _matches(file.path, _NEVER)]
+    if pickles:
+        chosen += [file for file in files if _matches(file.path, _PICKLED)]
     if any(file.path == "model.safetensors" for file in chosen):
         # The whole checkpoint is read in preference to its shards.
         chosen = [file for file in chosen if not fnmatch(file.path, "model-*-of-*.safetensors")]
@@ -190,22 +149,27 @@ def check_usable(repo: RepoFacts) -> None:
             f"{name} is a pipeline of several models, as for images, not a text model.",
             "Search for a text-generation model.",
         )
-    if not any(file.path.endswith(".safetensors") for file in repo.needed):
+    if not any(file.path.endswith(".safetensors") or _matches(file.path, _PICKLED) for file in repo.needed):
         raise _no_weights(name, paths)
     if not {"config.json", "adapter_config.json"} & set(paths):
         raise Unsupported(f"{name} has no config.json, so it is not a model of transformers.", "Choose another model.")
 
 
+def license_of(info: ModelInfo) -> str | None:
+    """The licence that a model is tagged with."""
+    return next((tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")), None)
+
+
 def _no_weights(name: str, paths: list[str]) -> Unsupported:
     if any(_PICKLES.search(path) for path in paths):
-        return Unsupported(
+        return PickleOnly(
             f"{name} has its weights only as pickle files, which can run code when they are opened.",
-            f"Let {_CONVERTER} make a safetensors version of it, or convert it yourself and use the folder.",
+            "Convert it to safetensors on the Load tab, or look for a version that has them.",
         )
     if any(path.endswith(".gguf") for path in paths):
         return Unsupported(
             f"{name} has its weights only as GGUF, which is for running and cannot be tuned.",
-            "Choose the model that it was made from; its page on the Hub links to it.",
+            "Choose the model that it was made from; or download one of the files and give its path as the model.",
         )
     others = sorted(
         {path.rpartition(".")[2] for path in paths if path.endswith((".h5", ".msgpack", ".onnx", ".nemo", ".mlmodel"))}
@@ -223,22 +187,3 @@ def _no_weights(name: str, paths: list[str]) -> Unsupported:
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
     """Like a shell, a pattern does not reach into folders unless it says so: original/ and onnx/ hold copies."""
     return any(fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
-
-
-def _summary(info: ModelInfo) -> ModelSummary:
-    return ModelSummary(
-        repo=info.id,
-        downloads=info.downloads or 0,
-        likes=info.likes or 0,
-        updated=info.last_modified,
-        private=bool(info.private),
-        gated=bool(info.gated),
-        task=info.pipeline_tag,
-        library=info.library_name,
-        license=_license(info),
-        parameters=info.safetensors.total if info.safetensors else None,
-    )
-
-
-def _license(info: ModelInfo) -> str | None:
-    return next((tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")), None)

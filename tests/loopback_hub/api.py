@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from loopback_hub.repos import Repo, entry
 from loopback_hub.server import Answer, Request
 
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
+
+_ORDERS = {"downloads", "likes", "lastModified", "createdAt", "trendingScore"}
 
 
 class Refusal(Exception):
@@ -69,15 +71,45 @@ def whoami(asked: Asked) -> Answer:
 
 
 def search(asked: Asked) -> Answer:
-    """Models by name and tags, most downloads first."""
-    found = []
-    for repo in sorted(asked.hub.repos.values(), key=lambda repo: -repo.downloads):
-        said = repo.describe(repo.refs["main"])
-        visible = not repo.private or asked.user == repo.owner
-        tagged = set(asked.request.query.get("filter", [])) <= set(said["tags"])
-        if visible and tagged and asked.query("search").lower() in repo.name.lower():
-            found.append(_only(said, asked))
-    return Answer.json(found[: int(asked.query("limit") or 1000)])
+    """One page of the models that fit, the greatest first, and in the Link header the way to the next."""
+    order = asked.query("sort") or "downloads"
+    if order not in _ORDERS:
+        raise Refusal(400, f"Invalid sort: {order}")
+    found = [repo.describe(repo.refs["main"]) for repo in asked.hub.repos.values() if _visible(repo, asked)]
+    found = [said for said in found if _fits(said, asked)]
+    found.sort(key=lambda said: said[order], reverse=asked.query("direction") != "1")
+    begin, limit = int(asked.query("cursor") or 0), int(asked.query("limit") or 1000)
+    headers = {}
+    if begin + limit < len(found):
+        query = urlencode({**asked.request.query, "cursor": begin + limit}, doseq=True)
+        headers = {"link": f'<{asked.hub.url}{asked.request.path}?{query}>; rel="next"'}
+    return Answer.json([_only(said, asked) for said in found[begin : begin + limit]], headers=headers)
+
+
+def _visible(repo: Repo, asked: Asked) -> bool:
+    return not repo.private or asked.user == repo.owner
+
+
+def _fits(said: dict[str, Any], asked: Asked) -> bool:
+    gated, weights = asked.query("gated"), said.get("safetensors")
+    least, most = (re.search(rf"{end}:(\d+)([KMBT]?)", asked.query("num_parameters")) for end in ("min", "max"))
+    total = weights["total"] if weights else None  # what has not been counted is in no range
+    return all(
+        (
+            set(asked.request.query.get("filter", [])) <= set(said["tags"]),
+            asked.query("search").lower() in said["id"].lower(),
+            asked.query("author") in ("", said["author"]),
+            asked.query("pipeline_tag") in ("", said.get("pipeline_tag")),
+            not gated or bool(said["gated"]) == (gated == "true"),
+            not least or (total is not None and total >= _number(least)),
+            not most or (total is not None and total <= _number(most)),
+        )
+    )
+
+
+def _number(text: re.Match[str]) -> int:
+    """`7B` as a number."""
+    return int(text[1]) * 1000 ** " KMBT".index(text[2] or " ")
 
 
 def info(asked: Asked) -> Answer:

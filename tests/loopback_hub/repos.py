@@ -51,7 +51,14 @@ class Repo:
     allowed: set[str] = field(default_factory=set)
     task: str | None = "text-generation"
     license: str | None = None
+    library: str | None = None
+    """By its files where that is None."""
+    tags: tuple[str, ...] = ()
+    """Besides those that the Hub sets by the files, the task, the library and the licence."""
     downloads: int = 0
+    likes: int = 0
+    trending: int = 0
+    updated: str = _DATE
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -90,11 +97,12 @@ class Repo:
             "gated": "manual" if self.gated else False,
             "disabled": self.disabled,
             "downloads": self.downloads,
-            "likes": 0,
+            "likes": self.likes,
+            "trendingScore": self.trending,
             "createdAt": _DATE,
-            "lastModified": _DATE,
+            "lastModified": self.updated,
             "pipeline_tag": self.task,
-            "library_name": "transformers" if "config.json" in tree else None,
+            "library_name": self._library(tree),
             "tags": self._tags(tree),
             "config": self._config(tree),
             "safetensors": _count_weights(tree),
@@ -111,9 +119,15 @@ class Repo:
                 found.append(entry(path, blob))
         return found
 
+    def _library(self, tree: dict[str, Blob]) -> str | None:
+        marks = {"model_index.json": "diffusers", "adapter_config.json": "peft", "config.json": "transformers"}
+        return self.library or next((library for mark, library in marks.items() if mark in tree), None)
+
     def _tags(self, tree: dict[str, Blob]) -> list[str]:
-        tags = ["safetensors"] if any(path.endswith(".safetensors") for path in tree) else []
-        return tags + ([self.task] if self.task else []) + ([f"license:{self.license}"] if self.license else [])
+        formats = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".bin": "pytorch"}
+        by_files = [tag for ending, tag in formats.items() if any(path.endswith(ending) for path in tree)]
+        said = [self._library(tree), self.task, f"license:{self.license}" if self.license else None]
+        return [*by_files, *(tag for tag in said if tag), *self.tags]
 
     def _config(self, tree: dict[str, Blob]) -> dict[str, Any] | None:
         if "config.json" not in tree:

@@ -37,6 +37,7 @@ class LoggedRequest:
     method: str
     path: str
     headers: dict[str, str]
+    query: dict[str, list[str]] = field(default_factory=dict)
     status: int | None = None
     sent: int = 0
 
@@ -72,7 +73,7 @@ def make_app(answer: Callable[[Request], Answer], faults: list[Fault], log: list
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         request = await _read(scope, receive)
-        log.append(entry := LoggedRequest(request.method, request.path, dict(request.headers)))
+        log.append(entry := LoggedRequest(request.method, request.path, dict(request.headers), request.query))
         fault = next((fault for fault in faults if fault.applies(request.method, request.path)), Fault(""))
         if fault.delay and await _gone(receive, fault.delay):
             return

@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from studio.errors import Damaged, InputError, Unsupported
+from studio.errors import Damaged, InputError, PickleOnly, Unsupported
 
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own bound, in bytes
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -35,8 +35,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises InputError, Unsupported or Damaged, which name the file, where the folder cannot be loaded.
     """
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}.", "Check the path, or choose a model of the Hub.")
+    existing(folder)
     if (folder / "adapter_config.json").is_file():
         # Beside a whole model, transformers would put it on top unasked and unchecked.
         raise Unsupported(
@@ -56,46 +55,84 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 continue
             count = prod(entry["shape"])
             begin, end = entry["data_offsets"]
-            floats += count if entry["dtype"] in _FLOATS else 0
-            other += 0 if entry["dtype"] in _FLOATS else end - begin
+            floats += count if entry["dtype"] in FLOATS else 0
+            other += 0 if entry["dtype"] in FLOATS else end - begin
     return Checkpoint(floats, other)
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: name → {dtype, shape, data_offsets}. Raises Damaged where it is not whole.
+def existing(folder: Path) -> Path:
+    """The folder itself, or the GGUF file. Raises InputError where there is neither."""
+    if not folder.is_dir() and not (folder.is_file() and folder.suffix == ".gguf"):
+        raise InputError(f"There is no folder {folder}.", "Check the path, or choose a model of the Hub.")
+    return folder
 
-    Format: 8 bytes with the length n of the header, little-endian, n bytes of JSON, then the tensors without gaps.
-    """
+
+def read_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file: name → {dtype, shape, data_offsets}. Raises Damaged where it is not whole."""
+    size, start = read_start(file)
+    header = parse_header(file.name, size, start)
+    if (expected := expected_size(header, start)) != size:
+        raise _broken(file.name, f"it has {size:,} bytes of {expected:,}")
+    return header
+
+
+def read_start(file: Path) -> tuple[int, bytes]:
+    """The size of a safetensors file, and its first bytes up to the end of its header, if it can have one."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if start.startswith(b"version "):
-            raise Damaged(
-                f"{file.name} is a Git LFS pointer, not the weights.",
-                "Run `git lfs pull` in that folder, or download it.",
-            )
-        if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise _broken(file, f"its {size:,} bytes do not begin with a safetensors header")
-        try:
-            header = json.loads(stream.read(length))
-            ends = [_end_of(entry) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _broken(file, "its header cannot be read") from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise _broken(file, f"it has {size:,} bytes of {expected:,}")
+        length = _header_length(start)
+        return size, start + (stream.read(length) if length <= min(_HEADER_LIMIT, size - 8) else b"")
+
+
+def parse_header(name: str, size: int, start: bytes) -> dict[str, Any]:
+    """The header in the first bytes of a file of `size` bytes: name → {dtype, shape, data_offsets}.
+
+    Format: 8 bytes with the length n of the header, little-endian, n bytes of JSON, then the tensors without gaps.
+    Raises Damaged where there is no header; whether the tensors fit together and into the file is not looked at.
+    """
+    length = _header_length(start)
+    if start.startswith(b"version "):
+        raise Damaged(
+            f"{name} is a Git LFS pointer, not the weights.",
+            "Run `git lfs pull` in that folder, or download it.",
+        )
+    if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+        raise _broken(name, f"its {size:,} bytes do not begin with a safetensors header")
+    try:
+        header = json.loads(start[8 : 8 + length])
+        for tensor, entry in header.items():
+            if tensor != "__metadata__":
+                _check_entry(entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _broken(name, "its header cannot be read") from error
     return dict(header)
 
 
-def _end_of(entry: dict[str, Any]) -> int:
-    """Where the bytes of a tensor end. Raises TypeError or ValueError for an entry that is none."""
+def expected_size(header: dict[str, Any], start: bytes) -> int:
+    """Bytes that a file with this header has when it is whole."""
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + _header_length(start) + max(ends, default=0)
+
+
+def _header_length(start: bytes) -> int:
+    return int(struct.unpack("<Q", start[:8])[0]) if len(start) >= 8 else 0
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError for an entry that describes no tensor."""
     begin, end = entry["data_offsets"]
-    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *entry["shape"])):
+    if not all(isinstance(number, int) and 0 <= number < 1 << 63 for number in (begin, end, *entry["shape"])):
         raise ValueError("a size is no number")
+    if begin > end:
+        raise ValueError("a tensor ends before it begins")
+    count = 1
+    for number in entry["shape"]:
+        count *= number
+        if count >= 1 << 63:  # step by step: the product of a long list takes minutes and gigabytes
+            raise ValueError("a shape is too large")
     if not isinstance(entry["dtype"], str):
         raise TypeError("a dtype is no text")
-    return int(end)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -105,13 +142,18 @@ def read_json(file: Path) -> dict[str, Any]:
             f"The folder has no {file.name}, so it is not a model of transformers.",
             "Choose the folder that holds config.json and the *.safetensors files.",
         )
+    return parse_json(file.name, file.read_bytes())
+
+
+def parse_json(name: str, content: bytes) -> dict[str, Any]:
+    """One JSON object from the content of a small file. Raises Damaged where it is none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        said = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _broken(file, f"it is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise _broken(file, "it holds no JSON object")
-    return content
+        raise _broken(name, f"it is not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise _broken(name, "it holds no JSON object")
+    return said
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -122,10 +164,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise _broken(index, "it names no weights")
+            raise _broken(index.name, "it names no weights")
         if not all(isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
             # transformers would follow ../ out of the folder.
-            raise _broken(index, "it names something other than files of its own folder")
+            raise _broken(index.name, "it names something other than files of its own folder")
         files = [folder / name for name in sorted(set(weight_map.values()))]
         if missing := [file.name for file in files if not file.is_file()]:
             raise Damaged(
@@ -134,9 +176,9 @@ def _weight_files(folder: Path) -> list[Path]:
             )
         return files
     if any(file.suffix in _PICKLES for file in folder.iterdir()):
-        raise Unsupported(
+        raise PickleOnly(
             "This model has its weights only as pickle files, which can run code when they are opened.",
-            "Look for a version with *.safetensors, or convert it at https://huggingface.co/spaces/safetensors/convert.",
+            "Convert it to safetensors on the Load tab, or look for a version that has them.",
         )
     raise Unsupported(
         "This model has a config but no weights.",
@@ -144,5 +186,5 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _broken(file: Path, why: str) -> Damaged:
-    return Damaged(f"{file.name} is damaged: {why}.", "Download the model again; whole files are kept.")
+def _broken(name: str, why: str) -> Damaged:
+    return Damaged(f"{name} is damaged: {why}.", "Download the model again; whole files are kept.")

@@ -9,6 +9,7 @@
   - DoesNotFit        more memory or disk is needed than there is
   - Busy              somebody else has the model
   - Unsupported       a sound file that the studio cannot use, or will not for safety
+    + PickleOnly      weights that have to be converted first
   - Damaged           a file or checkpoint that cannot be trusted
 """
 
@@ -61,6 +62,10 @@ class Busy(StudioError):
 
 class Unsupported(StudioError):
     """The files are sound, but the studio cannot use them, or will not because that would not be safe."""
+
+
+class PickleOnly(Unsupported):
+    """The weights are there as pickle files only, which can run code when they are opened; they can be converted."""
 
 
 class Damaged(StudioError):

@@ -63,6 +63,15 @@ def _import_heavy() -> None:
         _IMPORTED.set()
 
 
+def imports() -> Iterator[Progress]:
+    """Wait until the heavy libraries are imported; `Progress(Phase.WARM_UP)` every 0.1 seconds, none where they are.
+
+    Whatever uses them on a thread waits here first.
+    """
+    if not _IMPORTED.is_set():
+        yield from heartbeat(lambda _say, _stop: _import_heavy(), lambda _said: [Progress(Phase.WARM_UP)], every=0.1)
+
+
 @cache
 def machine() -> Machine:
     """Look at this machine once. Imports torch, so it takes seconds the first time.
@@ -94,6 +103,29 @@ def free_memory() -> int:
     if machine().device == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free_ram()
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A device that can hold weights, cuda:0 or cpu, and the bytes that are free on it."""
+
+    device: str
+    free: int
+
+
+def rooms() -> list[Room]:
+    """Every device that can hold weights, the one that computes first and the main memory last."""
+    import torch
+
+    if machine().device == "cpu":
+        return [Room("cpu", free_ram())]
+    if machine().device == "mps":
+        return [Room("mps", free_memory()), Room("cpu", free_ram())]
+    cards = []
+    for index in range(torch.cuda.device_count()):
+        unused = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+        cards.append(Room(f"cuda:{index}", int(torch.cuda.mem_get_info(index)[0] + unused)))
+    return [*cards, Room("cpu", free_ram())]
 
 
 def free_ram() -> int:
@@ -162,8 +194,7 @@ def run(job: Callable[..., Iterator[Event]], *arguments: Any, seconds: int = 60)
 
     `job`, its arguments and its events are pickled on ZeroGPU. `seconds` is what the call asks the shared GPU for.
     """
-    if not _IMPORTED.is_set():
-        yield from heartbeat(lambda _say, _stop: _import_heavy(), lambda _said: [Progress(Phase.WARM_UP)], every=0.1)
+    yield from imports()
     events = _on_gpu(job, arguments, seconds)
     try:
         for event in events:

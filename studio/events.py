@@ -14,9 +14,14 @@ class Phase(StrEnum):
 
     RESOLVE = "resolve"  # asking the Hub which files there are
     DOWNLOAD = "download"  # counted in bytes
+    CONVERT = "convert"  # pickles into safetensors, counted in bytes of the pickles
     WARM_UP = "warm up"  # importing PyTorch and Transformers, once after a start
     MAKE_ROOM = "make room"  # letting go of the model that was there before
     READ = "read"  # weights from disk into memory, counted in tensors
+    QUANTIZE = "quantize"  # the same, and quantized on the way
+    CHECK = "check"  # looking for weights that are no numbers, counted in tensors
+    SAVE = "save"  # weights from memory into a folder, counted in files
+    MEASURE = "measure"  # how well a model reads a text, counted in tokens
     PREFILL = "prefill"  # the model reads the prompt, counted in layers
     DECODE = "decode"  # the model writes and cannot show its text yet, counted in tokens
 

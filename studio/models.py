@@ -70,8 +70,18 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"
+    NF4 = "nf4"
+    FP4 = "fp4"
+    STORED = "as stored"
+    """A checkpoint that was quantized before, as it is."""
 
     @property
-    def bytes_per_weight(self) -> float:
-        """Bytes that one weight takes."""
-        return {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}[self.value]
+    def bits(self) -> int | None:
+        """Bits of one weight; None where the checkpoint decides."""
+        return {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4, "fp4": 4}.get(self.value)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the weights are quantized while they are read."""
+        return self in (Precision.INT8, Precision.NF4, Precision.FP4)

@@ -13,7 +13,7 @@ from pathlib import Path
 from studio import compute
 from studio.errors import DoesNotFit
 from studio.events import Phase, Progress, Waiting
-from studio.loading import LoadedModel, LoadPlan, Resident, load
+from studio.loading import LoadedModel, LoadPlan, Resident, load, settled
 
 Loading = Generator[Progress | Waiting, None, LoadedModel]
 WAIT_BEAT = 0.25
@@ -86,6 +86,7 @@ class Session:
 
     def _lend(self, turn: _Ticket, plan: LoadPlan, folder: Path) -> Loading:
         yield from self._wait(turn)
+        plan = settled(plan, folder)
         if self._slot is None or self._slot.resident.plan != plan:
             yield from self._make_room()
             self._slot = yield from self._load(plan, folder)

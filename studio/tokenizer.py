@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+from studio import gguf
 from studio.errors import Damaged, InputError, Unsupported
 
 if TYPE_CHECKING:
@@ -31,19 +32,22 @@ class Message:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a model folder. Never uses the network, never runs code from the folder.
+    """Read the tokenizer of a model folder, or of a GGUF file. Never uses the network, never runs code from the folder.
 
     Raises Unsupported where there is none and Damaged where its files cannot be read.
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    packed = gguf.found(folder)
+    if not packed and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise Unsupported(
             "This model comes without a tokenizer.",
             "Take the tokenizer files (tokenizer.json, tokenizer_config.json) from the model it was made from.",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        options = gguf.load_options(packed) if packed else {}
+        place = packed.parent if packed else folder
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False, **options)
     except BaseException as error:
         # The Rust part has no class of its own: it raises Exception itself, for a file of a newer version too.
         if type(error) is not Exception and not isinstance(error, _UNREADABLE):

@@ -12,10 +12,10 @@ import pytest
 from pico import change_json, load_pico, save_adapter, save_pico
 
 from studio import compute
-from studio.compute import Machine
+from studio.compute import Machine, Room
 from studio.errors import Damaged, DoesNotFit, Unsupported
 from studio.events import Phase, Progress
-from studio.loading import LoadPlan, best_precision, check_room, load
+from studio.loading import LoadPlan, best_precision, load, outlook
 from studio.models import ModelRef, Precision
 
 
@@ -85,7 +85,7 @@ def test_a_model_without_a_chat_template_says_so(tmp_path):
 def test_loading_tells_how_far_it_is(pico):
     events = list(load(plan_of(pico), pico))
     assert {type(event) for event in events} == {Progress}
-    assert {event.phase for event in events} == {Phase.READ}
+    assert list(dict.fromkeys(event.phase for event in events)) == [Phase.READ, Phase.CHECK]
 
 
 def test_the_precision_suits_the_machine():
@@ -212,20 +212,25 @@ def test_a_model_without_a_tokenizer_is_refused(broken):
 # Room
 
 
+def give(monkeypatch, free):
+    monkeypatch.setattr(compute, "rooms", lambda: [Room("cpu", 300_000_000 + free)])
+
+
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_read(pico, monkeypatch):
-    monkeypatch.setattr(compute, "free_memory", lambda: 300_000_000 + 70_000)
-    with pytest.raises(DoesNotFit, match=r"take 0\.00 GB in fp32, and 0\.30 GB are free") as caught:
+    give(monkeypatch, 70_000)
+    with pytest.raises(DoesNotFit, match=r"take 0\.00 GB, and cpu has 0\.00 GB for them") as caught:
         next(load(plan_of(pico), pico))
-    assert "bf16" in caught.value.hint
-    check_room(pico, Precision.BF16)
+    assert caught.value.hint.startswith("Load it in bf16: ")
+    assert outlook(LoadPlan(ModelRef("folder", str(pico)), Precision.BF16), pico).misfit is None
 
 
 def test_a_model_that_fits_in_no_precision_is_told_without_a_false_hope(pico, monkeypatch):
-    monkeypatch.setattr(compute, "free_memory", lambda: 1000)
+    give(monkeypatch, 1000)
     for precision in Precision:
-        with pytest.raises(DoesNotFit) as caught:
-            check_room(pico, precision)
-        assert "bf16" not in caught.value.hint
+        ahead = outlook(LoadPlan(ModelRef("folder", str(pico)), precision), pico)
+        assert ahead.misfit
+        assert ahead.weights > 1000
+        assert "Load it in" not in ahead.misfit.hint
 
 
 # Adapters

@@ -78,4 +78,5 @@ def test_a_printed_name_reads_back_as_the_same_model(text):
 
 
 def test_a_precision_knows_what_a_weight_takes():
-    assert {str(p): p.bytes_per_weight for p in Precision} == {"fp32": 4, "bf16": 2, "fp16": 2}
+    assert [precision.bits for precision in Precision] == [32, 16, 16, 8, 4, 4, None]
+    assert [precision.value for precision in Precision if precision.quantizes] == ["int8", "nf4", "fp4"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import gradio as gr
 
@@ -11,14 +13,17 @@ from studio import jobs
 from studio.events import Finished, TextDelta
 from studio.generation import GenerationSettings, Prompt
 from studio.jobs import GenerationRequest
+from studio.loading import AUTO
+from studio.models import ModelRef
 from studio.tokenizer import Message
 from studio.ui.handlers import MODEL_QUEUE, errors_as_dialogs, hub_token
-from studio.ui.model_strip import AUTO, plan_for
+from studio.ui.model_strip import plan_for
 
 
 def public_api() -> None:
     """Declare the endpoints; call it inside the page."""
     gr.api(generate, api_name="generate", **MODEL_QUEUE)
+    gr.api(inspect, api_name="inspect")
 
 
 def generate(
@@ -52,3 +57,14 @@ def generate(
                     yield text
                 elif isinstance(event, Finished):
                     yield event.result.text
+
+
+def inspect(model: str) -> dict[str, Any]:
+    """Say what a checkpoint holds without loading or downloading it: files, tensors, dtypes, and what is wrong with it.
+
+    Args:
+        model: starter, or a Hub id with an optional @revision
+    """
+    with errors_as_dialogs(), closing(jobs.inspect(ModelRef.parse(model), token=hub_token())) as events:
+        found = [event.result for event in events if isinstance(event, Finished)]
+    return dataclasses.asdict(found[0])

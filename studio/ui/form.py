@@ -33,6 +33,10 @@ def _widget(field: dataclasses.Field[Any]) -> gr.components.Component:
     }
     if isinstance(field.default, bool):
         return gr.Checkbox(**common)
+    if "choices" in facts:
+        return gr.Dropdown(list(facts["choices"]), **common)
+    if isinstance(field.default, str):
+        return gr.Textbox(**common, max_lines=1)
     if field.default is None:
         # Not gr.Number: that one shows, and sends, 0 for "not set".
         return gr.Textbox(**common, max_lines=1, placeholder="not set")

@@ -335,7 +335,7 @@ def switch_mode(*, mode: str) -> Update:
 
 def suit_model(*, made_for: str) -> Update:
     """A model without a chat template can only continue a text."""
-    kind, _, model = made_for.partition(" ")
+    kind, _, model = made_for.split(" ", 2)
     if kind != "text":
         return {"mode": CHAT, "view": gr.update(**_welcome(model))}
     words = f"{model} has no chat template, so it continues a text rather than chat."

@@ -57,9 +57,7 @@ def on_cancel(
     """
     button.click(None, js=f"() => {json.dumps(wording.note('Stopping…'))}", outputs=note, cancels=runs)
     for run in runs:
-        run.failure(
-            _named(ended, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), queue=False, **_QUIET
-        )
+        run.failure(_named(ended, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), queue=False, **_QUIET)
 
 
 def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ import gradio as gr
 from studio.settings import Settings
 from studio.ui.api import public_api
 from studio.ui.generation_tab import generation_tab
-from studio.ui.model_strip import model_strip
+from studio.ui.loading_tab import loading_tab
+from studio.ui.model_strip import connect_strip, draw_strip
 from studio.ui.theme import ICON, STYLE, theme
 
 TITLE = "Transformers Studio"
@@ -29,9 +30,11 @@ def build() -> gr.Blocks:
         with gr.Row(elem_id="masthead"):
             gr.HTML(f"{_icon()}<h1>{TITLE}</h1><p>{TAGLINE}</p>", elem_id="brand")
             light = gr.Button("Light / dark", size="sm", elem_id="theme-switch", min_width=100, scale=0)
-        plan, made_for = model_strip(page)
-        with gr.Tabs(elem_id="tabs"):
-            generation_tab(page, plan, made_for)
+        strip = draw_strip()
+        with gr.Tabs(selected="generation", elem_id="tabs"):
+            how = loading_tab(strip.chosen, strip.made_for)
+            generation_tab(page, strip.plan, strip.made_for)
+        connect_strip(page, strip, how)
         light.click(None, js="() => document.body.classList.toggle('dark')")
         public_api()
     page.queue(max_size=LONGEST_QUEUE)

@@ -6,25 +6,43 @@ import html
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
-from studio import compute, hub, jobs, loading
+from studio import compute, hub, jobs
 from studio.errors import StudioError
 from studio.events import Finished
-from studio.loading import LoadPlan, Resident
+from studio.loading import AUTO, LoadPlan, Placement, Quantization, Resident
 from studio.models import STARTER, ModelRef, Precision
 from studio.settings import Settings
-from studio.ui import wording
+from studio.ui import form, wording
+from studio.ui.find_panel import find_panel
 from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 
-AUTO = "auto"
 BAR_SECONDS = 2.0
 """How often the session bar looks; it costs a fraction of a millisecond and is sent only when it changed."""
 
 
-def model_strip(page: gr.Blocks) -> tuple[gr.State, gr.Textbox]:
-    """Draw the strip. Returns the state with the chosen LoadPlan, and what the model in memory was made for."""
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The strip as it was drawn."""
+
+    plan: gr.State
+    """The LoadPlan of the model that was loaded from this page."""
+    made_for: gr.Textbox
+    """What the model in memory was made for and how it is held: every other model is a change."""
+    parts: dict[str, Any]
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The widgets that say which model is wanted."""
+        return {name: self.parts[name] for name in ("model", "precision")}
+
+
+def draw_strip() -> Strip:
+    """Draw the strip; `connect_strip` brings it to life once everything is there that says how to load."""
     plan = gr.State(None)
     # A component and not a State: the change of a State that a generator makes does not always reach its listeners.
     made_for = gr.Textbox(visible="hidden", label="Made for")
@@ -39,30 +57,27 @@ def model_strip(page: gr.Blocks) -> tuple[gr.State, gr.Textbox]:
                 min_width=170,
                 elem_id="model",
             )
-            precision = gr.Dropdown(
-                [AUTO, *Precision], value=AUTO, label="Precision", scale=1, min_width=110, elem_id="precision"
-            )
+            held = [AUTO, *(precision for precision in Precision if precision.bits)]
+            precision = gr.Dropdown(held, value=AUTO, label="Precision", scale=1, min_width=110, elem_id="precision")
             load = gr.Button("Load", variant="primary", scale=0, min_width=104, elem_id="load")
             cancel = gr.Button("Cancel", variant="stop", scale=0, min_width=104, elem_id="cancel-load", visible=False)
             unload = gr.Button("Unload", scale=0, min_width=104, elem_id="unload")
         note = gr.HTML("", elem_id="model-note")
+        find_panel(model)
         bar = gr.HTML("", elem_id="session-bar")
-    outputs = {
-        "plan": plan,
-        "made_for": made_for,
-        "note": note,
-        "bar": bar,
-        "load": load,
-        "cancel": cancel,
-        "model": model,
-    }
-    chosen = {"model": model, "precision": precision}
-    running = on(load.click, load_model, inputs=chosen, outputs=outputs, **MODEL_QUEUE)
-    on_cancel(cancel, [running], cancelled, note=note, inputs={}, outputs=outputs)
-    on(unload.click, unload_model, inputs={}, outputs=outputs, **MODEL_QUEUE)
+    parts = {"model": model, "precision": precision, "load": load, "cancel": cancel, "unload": unload}
+    return Strip(plan, made_for, {**parts, "note": note, "bar": bar})
+
+
+def connect_strip(page: gr.Blocks, strip: Strip, how: dict[str, Any]) -> None:
+    """Connect the strip's buttons. `how` are the widgets that say how to load, by the names of their fields."""
+    parts, bar = strip.parts, strip.parts["bar"]
+    outputs = {"plan": strip.plan, "made_for": strip.made_for, **parts}
+    running = on(parts["load"].click, load_model, inputs={**strip.chosen, **how}, outputs=outputs, **MODEL_QUEUE)
+    on_cancel(parts["cancel"], [running], cancelled, note=parts["note"], inputs={}, outputs=outputs)
+    on(parts["unload"].click, unload_model, inputs={}, outputs=outputs, **MODEL_QUEUE)
     on(gr.Timer(BAR_SECONDS).tick, refreshed_bar, inputs={"shown": bar}, outputs={"bar": bar}, queue=False)
     on(page.load, found, inputs={}, outputs=outputs, queue=False)
-    return plan, made_for
 
 
 def found() -> Update:
@@ -79,8 +94,9 @@ def _own_resident() -> Resident | None:
 
 
 def _made_for(resident: Resident) -> str:
-    """Conversations or texts; with the model's name, so that every other model is a change."""
-    return f"{'chat' if resident.has_chat_template else 'text'} {resident.plan.model}"
+    """Conversations or texts; with its precision and name, so that every other model is a change."""
+    held = resident.plan.precision.name if resident.plan.precision else ""
+    return f"{'chat' if resident.has_chat_template else 'text'} {held} {resident.plan.model}"
 
 
 def model_choices() -> list[str]:
@@ -89,10 +105,15 @@ def model_choices() -> list[str]:
     return [str(STARTER), *here]
 
 
-def plan_for(model: str, precision: str) -> LoadPlan:
-    """The plan behind what was chosen; `auto` becomes what suits this machine."""
-    held = loading.best_precision(compute.machine())[0] if precision == AUTO else Precision(precision)
-    return LoadPlan(ModelRef.parse(model), held)
+def plan_for(model: str, precision: str, *, attention: str = AUTO, **how: Any) -> LoadPlan:
+    """The plan behind what was chosen; `auto` leaves the precision to the checkpoint and this machine."""
+    return LoadPlan(
+        ModelRef.parse(model),
+        None if precision == AUTO else Precision(precision),
+        quantization=form.read(Quantization, how) if how else Quantization(),
+        attention=attention,
+        placement=form.read(Placement, how) if how else Placement(),
+    )
 
 
 def default_plan() -> LoadPlan:
@@ -101,16 +122,16 @@ def default_plan() -> LoadPlan:
     return resident.plan if resident else plan_for(str(STARTER), AUTO)
 
 
-def load_model(*, model: str | None, precision: str) -> Iterator[Update]:
+def load_model(*, model: str | None, precision: str, **how: Any) -> Iterator[Update]:
     """Download where needed, load, and say what it took."""
     yield {"load": gr.update(visible=False), "cancel": gr.update(visible=True), "note": wording.note("Getting ready…")}
     try:
-        plan = plan_for(model or "", precision)
+        plan = plan_for(model or "", precision, **how)
         began, phase = time.monotonic(), None
         with closing(jobs.load(plan, token=hub_token())) as events:
             for event in events:
                 if isinstance(event, Finished):
-                    yield _loaded(plan, event.result)
+                    yield _loaded(event.result)
                     continue
                 if getattr(event, "phase", None) is not phase:
                     began, phase = time.monotonic(), getattr(event, "phase", None)
@@ -123,7 +144,8 @@ def _idle() -> Update:
     return {"load": gr.update(visible=True), "cancel": gr.update(visible=False), "bar": session_bar()}
 
 
-def _loaded(plan: LoadPlan, resident: Resident) -> Update:
+def _loaded(resident: Resident) -> Update:
+    plan = resident.plan
     update = {
         **_idle(),
         "plan": plan,

@@ -12,9 +12,14 @@ from studio.loading import Resident
 _PHASES = {
     Phase.RESOLVE: "Asking the Hub which files there are",
     Phase.DOWNLOAD: "Downloading",
+    Phase.CONVERT: "Converting the weights to safetensors",
     Phase.WARM_UP: "Starting PyTorch and Transformers",
     Phase.MAKE_ROOM: "Letting go of the model before",
     Phase.READ: "Reading the weights into memory",
+    Phase.QUANTIZE: "Reading and quantizing the weights",
+    Phase.CHECK: "Looking for damaged weights",
+    Phase.SAVE: "Writing the weights",
+    Phase.MEASURE: "Measuring how well the model reads",
     Phase.PREFILL: "The model reads the prompt",
     Phase.DECODE: "The model writes",
 }

@@ -54,6 +54,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             "STUDIO_PORT": str(port),
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path_factory.mktemp("hf_home")),
+            "STUDIO_WORKSPACE": str(tmp_path_factory.mktemp("workspace")),
         }
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=output, stderr=output)
         try:

@@ -1,0 +1,162 @@
+"""What a model is, what loading it would take and where it would go; and, once it is loaded, what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from studio import advice, compute, jobs
+from studio.errors import PickleOnly, StudioError
+from studio.events import Finished, Progress
+from studio.inspection import Inspection
+from studio.loading import ATTENTION, AUTO, Outlook, Placement, Quantization
+from studio.models import ModelRef, Precision
+from studio.settings import Settings
+from studio.ui import form, loading_view, wording
+from studio.ui.handlers import Update, hub_token, on, on_cancel
+from studio.ui.model_strip import plan_for
+
+Result = TypeVar("Result")
+
+
+def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
+    """Draw the tab and connect it. `chosen` are the strip's model and precision; returns the widgets of how to load."""
+    with gr.Tab("Load", id="loading") as tab, gr.Row(elem_id="loading-row"):
+        with gr.Column(scale=7, min_width=320):
+            shown = _answers()
+        with (
+            gr.Column(scale=3, min_width=280, elem_id="loading-settings"),
+            gr.Accordion("Advanced", open=False, elem_id="how"),
+        ):
+            how = _how()
+    running = [
+        on([shown["ask"].click, tab.select], foresee, inputs={**chosen, **how}, outputs=shown),
+        on(shown["look"].click, look_inside, inputs={"model": chosen["model"]}, outputs=shown),
+        on(shown["mend"].click, mend, inputs={"model": chosen["model"]}, outputs={**shown, **chosen}),
+    ]
+    on_cancel(shown["stop"], running, stopped, note=shown["note"], inputs={}, outputs=shown)
+    on(made_for.change, show_resident, inputs={}, outputs={"held": shown["held"]}, queue=False)
+    on(shown["apply"].click, applied, inputs={"label": shown["apply"]}, outputs={**shown, **chosen}, queue=False)
+    return how
+
+
+def _answers() -> dict[str, Any]:
+    with gr.Row(elem_id="loading-buttons"):
+        buttons = {
+            "ask": gr.Button("What will it take?", min_width=190, scale=0, elem_id="foresee"),
+            "look": gr.Button("Look inside", min_width=140, scale=0, elem_id="look-inside"),
+            "apply": gr.Button("", min_width=150, scale=0, elem_id="apply-advice", visible=False),
+            "mend": gr.Button("Convert to safetensors", min_width=220, scale=0, elem_id="convert", visible=False),
+            "stop": gr.Button("Stop", variant="stop", min_width=96, scale=0, elem_id="stop-looking", visible=False),
+        }
+    return {
+        **buttons,
+        "note": gr.HTML("", elem_id="loading-note"),
+        "held": gr.HTML("", elem_id="held"),
+        "ahead": gr.HTML("", elem_id="outlook"),
+        "inside": gr.HTML("", elem_id="inside"),
+    }
+
+
+def _how() -> dict[str, Any]:
+    attention = gr.Dropdown(
+        list(ATTENTION),
+        value=AUTO,
+        label="Attention",
+        info="auto is the fastest that this machine has",
+        elem_id="setting-attention",
+    )
+    return {"attention": attention, **form.widgets(Quantization), **form.widgets(Placement)}
+
+
+def _answering(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+    """Show Stop while the handler runs, and what went wrong where the answer would stand."""
+
+    @wraps(handler)
+    def run(**values: Any) -> Iterator[Update]:
+        yield {
+            "stop": gr.update(visible=True),
+            "mend": gr.update(visible=False),
+            "note": wording.note("Getting ready…"),
+        }
+        try:
+            yield from handler(**values)
+            yield _idle()
+        except StudioError as error:
+            mend = gr.update(visible=isinstance(error, PickleOnly))
+            yield {**_idle(), "note": wording.problem(error), "mend": mend}
+
+    return run
+
+
+def _idle() -> Update:
+    return {"stop": gr.update(visible=False)}
+
+
+@_answering
+def foresee(*, model: str | None, precision: str, **how: Any) -> Iterator[Update]:
+    """Estimate what loading would take, before anything is downloaded."""
+    plan = plan_for(model or "", precision, **how)
+    ahead: Outlook = yield from _told(jobs.foresee(plan, token=hub_token()))
+    rules = advice.on_loading(ahead, compute.machine())
+    wish = next((rule.precision for rule in rules if rule.precision), None)
+    yield {
+        "ahead": loading_view.outlook(ahead, rules),
+        "apply": gr.update(visible=wish is not None, value=f"Choose {wish}" if wish else ""),
+        "note": "",
+    }
+
+
+@_answering
+def look_inside(*, model: str | None) -> Iterator[Update]:
+    """Read what a checkpoint holds, without loading or downloading it."""
+    work = jobs.inspect(ModelRef.parse(model or ""), token=hub_token(), against_architecture=True)
+    inside: Inspection = yield from _told(work)
+    pickles_only = any(finding.id == "pickle-only" for finding in inside.findings)
+    yield {
+        "inside": loading_view.inspection(inside, advice.on_checkpoint(inside)),
+        "mend": gr.update(visible=pickles_only),
+        "note": "",
+    }
+
+
+@_answering
+def mend(*, model: str | None) -> Iterator[Update]:
+    """Convert a model that has pickle files only, and choose the folder that comes out."""
+    folder: Path = yield from _told(jobs.convert(ModelRef.parse(model or ""), token=hub_token()))
+    words = f"Converted and compared byte for byte: {folder} is chosen now."
+    yield {"model": str(folder), "note": wording.done(words)}
+
+
+def _told(work: Generator[Progress | Finished[Result], None, None]) -> Generator[Update, None, Result]:
+    """Show the progress of a job; return its result."""
+    with closing(work) as events:
+        for event in events:
+            if isinstance(event, Finished):
+                return event.result
+            yield {"note": wording.progress(event)}
+    raise AssertionError("a job ends with Finished or raises")
+
+
+def stopped() -> Update:
+    """The tab after Stop."""
+    return {**_idle(), "note": wording.done("Stopped.")}
+
+
+def applied(*, label: str) -> Update:
+    """Choose the precision that the advice names; Load does the rest."""
+    wish = Precision(label.removeprefix("Choose "))
+    return {"precision": str(wish), "apply": gr.update(visible=False), "note": wording.done(f"{wish} is chosen.")}
+
+
+def show_resident() -> Update:
+    """What the model in memory took, to the one whose it is."""
+    if Settings.from_env().shared:
+        return {}
+    resident = jobs.SESSION.status().resident
+    return {"held": loading_view.resident(resident) if resident else ""}

@@ -16,11 +16,12 @@ TREES = {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")
 
 # From the ground up: what everyone says, the world outside, what the studio can do, who has the model, what is touched.
 FLOORS = {
-    "vocabulary": ["errors", "events", "models", "heartbeat"],
+    "vocabulary": ["errors", "events", "fields", "models", "heartbeat"],
     "neighbours": ["hub", "compute", "settings"],
     "features": [
         *("tokenizer", "memory", "loading", "checkpoint", "dataset", "training", "adapters", "merging", "generation"),
-        *("evaluation", "publishing", "advice", "doctor"),
+        *("evaluation", "publishing", "advice", "doctor", "conversion", "gguf", "inspection", "four_bit", "keeping"),
+        "quality",
     ],
     "jobs": ["jobs", "session", "runs"],
     "faces": ["app", "cli", "ui", "__main__"],

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
+from loopback_hub.samples import SMALL
+from pico import change_json, save_pico
 
 from studio import cli, jobs
 from studio.cli import main
@@ -167,6 +170,8 @@ def test_every_setting_has_an_option_that_arrives(pico, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
+        *(["inspect"], ["inspect", "starter", "--sing"]),
+        *(["load"], ["load", "starter", "--keep"], ["load", "starter", "--precision", "fp64"]),
         *([], ["sing"], ["generate"], ["generate", "starter"], ["generate", "--prompt", "Hi"]),
         ["generate", "starter", "--prompt", "Hi", "--precision", "fp64"],
         ["generate", "starter", "--prompt", "Hi", "--top-k", "many"],
@@ -187,7 +192,7 @@ def test_a_setting_out_of_bounds_ends_with_one_and_its_bounds(pico, capsys, opti
     assert option[2:].split("=")[0] in err.lower()
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["load"], ["doctor"]])
 def test_help_is_there_for_every_command(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -238,3 +243,129 @@ def test_the_doctor_speaks_plainly_and_ends_with_one_where_something_is_wrong(ca
     assert "Mend it." in out
     checks.pop()
     assert main(["doctor"]) == 0
+
+
+# What a checkpoint holds
+
+
+def test_an_inspection_is_an_aligned_report(pico, capsys):
+    assert main(["inspect", str(pico)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == str(pico)
+    assert "LlamaForCausalLM, 2 layers, 32 hidden, 4 heads, 2 kv heads" in out
+    rows = [line for line in out.splitlines() if line.startswith(("  embedding", "  layers 0–1", "  norm"))]
+    assert len(rows) == 3
+    assert len({line.index(" weights") for line in rows} | {line.index("F32") for line in rows}) > 1
+    assert len({line.index("F32") for line in rows}) == 1
+    assert "head is tied" in out
+    assert "self_attn" not in out
+    assert main(["inspect", str(pico), "--tensors"]) == 0
+    assert capsys.readouterr().out.count("self_attn.q_proj.weight") == 2
+
+
+def test_an_inspection_in_json_is_one_document(capsys):
+    assert main(["inspect", "starter", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["architecture"]["layers"]) == ("starter", 4)
+    assert sum(tensor["weights"] for tensor in found["tensors"]) == found["parameters"]
+
+
+def test_an_inspection_that_finds_an_error_ends_with_one(broken, capsys):
+    change_json(broken / "config.json", num_hidden_layers=9)
+    assert main(["inspect", str(broken)]) == 1
+    assert "error    The config says 9 layers" in capsys.readouterr().out
+    (broken / "model.safetensors").write_bytes(b"x")
+    assert main(["inspect", str(broken)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "model.safetensors is damaged" in err
+
+
+def test_an_inspection_compares_with_the_architecture_when_asked(broken, capsys):
+    change_json(broken / "config.json", intermediate_size=65)
+    assert main(["inspect", str(broken)]) == 0
+    assert main(["inspect", str(broken), "--against-architecture"]) == 1
+    assert "has another shape than the config calls for" in capsys.readouterr().out
+
+
+def test_words_in_a_file_cannot_steer_the_terminal(broken, capsys):
+    red = "\x1b[31m\n\ud800"
+    header = {f"{red}.0.{red}": {"dtype": red, "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    (broken / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    change_json(broken / "config.json", model_type=red, architectures=[red])
+    assert main(["inspect", str(broken), "--tensors"]) == 1
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[31m\\n\\ud800" in out
+    assert main(["inspect", str(broken), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["tensors"][0]["dtype"] == red
+
+
+def test_a_model_of_the_hub_is_inspected_without_being_downloaded(hub_server, capsys):
+    hub_server.add("alice/pico", SMALL)
+    assert main(["inspect", "alice/pico", "--json"]) in (0, 1)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["parameters"] == 100
+    assert err.splitlines() == ["resolve"]
+    assert main(["inspect", "alice/nothing"]) == 1
+
+
+def test_visitors_of_a_shared_machine_inspect_no_folder_of_it(pico, monkeypatch, capsys):
+    monkeypatch.setenv("SPACE_ID", "owner/studio")
+    assert main(["inspect", str(pico)]) == 1
+    assert "not open to visitors" in capsys.readouterr().err
+    assert main(["inspect", "starter"]) == 0
+    assert capsys.readouterr().out.startswith("starter\n")
+
+
+# Loading, measuring, letting go
+
+
+def test_a_model_is_loaded_measured_and_let_go(capsys):
+    assert main(["load", "starter", "--precision", "nf4"]) == 0
+    out, err = capsys.readouterr()
+    name, weights, sizes = out.splitlines()
+    assert name == "starter in nf4"
+    assert weights.startswith("3,9")
+    assert re.fullmatch(r"measured (\S+ MB), estimated \1, \+0\.00 %", sizes)
+    assert "quantize" in err.splitlines()
+    assert jobs.SESSION.status().resident is None
+
+
+def test_a_report_tells_which_layer_became_what_and_why(capsys):
+    assert main(["load", "starter", "--precision", "int8", "--report"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")][3:] == ["Dtypes", "Devices", "Modules"]
+    assert any(re.fullmatch(r"  Linear8bitLt +\S+ MB +28x +int8", line) for line in lines)
+    assert any(line.startswith("  cpu ") for line in lines)
+
+
+def test_a_report_says_why_a_layer_was_left_alone(tmp_path, capsys):
+    save_pico(tmp_path / "untied", tie_word_embeddings=False)
+    assert main(["load", str(tmp_path / "untied"), "--precision", "int8", "--report"]) == 0
+    assert "the head, which chooses the tokens, loses most" in capsys.readouterr().out
+
+
+def test_a_model_is_kept_in_a_folder_that_loads(tmp_path, capsys):
+    assert main(["load", "starter", "--precision", "nf4", "--keep", str(tmp_path / "kept")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"2\.8\d MB, before 7\.\d\d MB; 178 tensors read back, the same bit for bit", out)
+    assert main(["load", str(tmp_path / "kept"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["resident"]["plan"]["precision"], found["kept"]) == ("as stored", None)
+    assert found["resident"]["weights"] == found["resident"]["estimated"]
+    assert jobs.SESSION.status().resident is None
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_loaded(pico, capsys):
+    assert main(["load", "starter", "--keep", str(pico)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{pico} exists already and is not empty.")
+    assert "read" not in err.splitlines()
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_one(tmp_path, capsys):
+    assert main(["load", str(tmp_path / "nowhere"), "--report"]) == 1
+    assert capsys.readouterr().out == ""

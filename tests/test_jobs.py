@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from loopback_hub.samples import SMALL
 
-from studio import jobs
-from studio.errors import InputError, NotFound, Offline, StudioError
+from studio import hub, jobs
+from studio.errors import InputError, NotFound, Offline, PickleOnly, StudioError, Unsupported
 from studio.events import Finished, Phase, Progress, TextDelta
 from studio.generation import GenerationSettings, Prompt, Reply
 from studio.jobs import SESSION, GenerationRequest
@@ -176,3 +177,64 @@ def test_the_starter_answers():
     request = GenerationRequest(LoadPlan(STARTER, Precision.FP32), prompt, GenerationSettings(greedy=True))
     *_, last = jobs.generate(request, token=False)
     assert last.result.text.strip()
+
+
+# What loading would take, and the way out of pickles
+
+
+def pickled(pico, folder):
+    """The same model with its weights as a pickle."""
+    import torch
+    from safetensors.torch import load_file
+
+    shutil.copytree(pico, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_what_a_model_of_the_hub_would_take_is_told_without_its_weights(hub_server, pico):
+    hub_server.add("alice/ahead", pico)
+    *_, last = jobs.foresee(LoadPlan(ModelRef.parse("alice/ahead"), Precision.FP32), token=False)
+    *_, local = jobs.foresee(LoadPlan(ModelRef.parse(str(pico)), Precision.FP32), token=False)
+    assert last.result.weights == local.result.weights
+    assert [each for each, _ in last.result.alternatives] == [p for p in Precision if p.bits]
+    assert all(seen.headers.get("range") for seen in hub_server.requests("GET", "/_cdn/"))
+    assert hub.cached_models() == []
+
+
+def test_what_cannot_be_foretold_says_why(hub_server, pico, tmp_path):
+    hub_server.add("alice/pickles", pickled(pico, tmp_path / "pickles"))
+    hub_server.add("alice/empty", {"config.json": (pico / "config.json").read_bytes()})
+    with pytest.raises(PickleOnly, match="only as pickle"):
+        list(jobs.foresee(LoadPlan(ModelRef.parse("alice/pickles")), token=False))
+    with pytest.raises(Unsupported, match="no weights"):
+        list(jobs.foresee(LoadPlan(ModelRef.parse("alice/empty")), token=False))
+    with pytest.raises(InputError, match="There is no folder"):
+        list(jobs.foresee(LoadPlan(ModelRef.parse("./nowhere")), token=False))
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_pickles_are_converted_into_a_model_that_loads(hub_server, pico, tmp_path, monkeypatch, on_hub):
+    from safetensors.torch import load_file
+
+    monkeypatch.setenv("STUDIO_WORKSPACE", str(tmp_path / "workspace"))
+    folder = pickled(pico, tmp_path / "old")
+    hub_server.add("alice/old", folder)
+    name = "alice/old" if on_hub else str(folder)
+    with pytest.raises(PickleOnly):
+        list(jobs.load(LoadPlan(ModelRef.parse(name)), token=False))
+    *_, last = jobs.convert(ModelRef.parse(name), token=False)
+    assert last.result == tmp_path / "workspace" / "models" / "old-safetensors"
+    before, after = load_file(pico / "model.safetensors"), load_file(last.result / "model.safetensors")
+    assert all(tensor.equal(before[key]) for key, tensor in after.items())
+    *_, loaded = jobs.load(LoadPlan(ModelRef.parse(str(last.result))), token=False)
+    assert loaded.result.parameters > 0
+
+
+def test_visitors_of_a_shared_machine_convert_nothing(monkeypatch, pico):
+    monkeypatch.setenv("SPACE_ID", "somebody/space")
+    with pytest.raises(InputError, match="Visitors cannot convert"):
+        list(jobs.convert(ModelRef.parse(str(pico)), token=False))
+    with pytest.raises(InputError, match="not open to visitors"):
+        list(jobs.foresee(LoadPlan(ModelRef.parse(str(pico))), token=False))

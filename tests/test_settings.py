@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from studio.errors import InputError
@@ -40,6 +42,17 @@ def test_our_port_wins_over_that_of_gradio():
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(InputError, match="not a port"):
         Settings.from_env({"STUDIO_PORT": port})
+
+
+def test_what_lasts_goes_into_the_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_env({}).workspace == Settings().workspace == tmp_path / "workspace"
+    assert Settings.from_env({"STUDIO_WORKSPACE": ""}).workspace == tmp_path / "workspace"
+    assert Settings.from_env({"STUDIO_WORKSPACE": "a/../here"}).workspace == tmp_path / "here"
+    assert Settings.from_env({"STUDIO_WORKSPACE": "/data"}).workspace == Path("/data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings.from_env({"STUDIO_WORKSPACE": "~/kept"}).workspace == tmp_path / "kept"
+    assert not list(tmp_path.iterdir()), "nothing is made before something is kept"
 
 
 def test_the_environment_is_read_when_it_is_asked_for(monkeypatch):

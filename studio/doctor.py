@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 
-from studio import compute, hub
+from studio import compute, hub, speed
 from studio.settings import REQUIREMENTS, STARTER_FOLDER
 
 DISK_WANTED = 10_000_000_000
@@ -47,6 +47,7 @@ def examine() -> Iterator[Check]:
     yield _memory()
     yield _disk()
     yield _starter()
+    yield _speed()
     yield _hub()
 
 
@@ -135,6 +136,19 @@ def _starter() -> Check:
     if not file.is_file() or file.stat().st_size < 1_000_000:
         return Check("Starter model", "missing", Verdict.WRONG, "Clone the repository again; the model is part of it.")
     return Check("Starter model", f"{file.stat().st_size / 1e6:.1f} MB, needs no network")
+
+
+def _speed() -> Check:
+    """What a precision costs in speed here: a small model writes, and reads a prompt."""
+    work = speed.measure()
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found = done.value
+            break
+    told = ", ".join(f"{each.precision} {each.writing:,.0f} ({each.reading:,.0f})" for each in found)
+    return Check("Speed", f"the starter writes (reads) tokens a second: {told}")
 
 
 def _hub() -> Check:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from studio import compute, conversion, generation, hub, inspection, keeping, loading, quality
+from studio import compute, conversion, generation, hub, inspection, keeping, loading, quality, speed
 from studio.checkpoint import FLOATS, Checkpoint, existing
 from studio.errors import InputError, PickleOnly, Unsupported
 from studio.events import Finished, Phase, Progress, Waiting
@@ -23,6 +23,7 @@ from studio.models import ModelRef
 from studio.quality import Quality
 from studio.session import Session
 from studio.settings import STARTER_FOLDER, Settings
+from studio.speed import Speed
 
 SESSION = Session()
 
@@ -114,6 +115,17 @@ def _check_quality(plan: LoadPlan, folder: Path) -> Iterator[Progress | Waiting 
         loaded = yield from loan
         reading = yield from quality.read(loaded, reference)
     yield Finished(quality.compare(reference, reading))
+
+
+def measure_speed() -> Generator[Progress | Waiting | Finished[tuple[Speed, ...]], None, None]:
+    """Measure what each precision costs in speed on this machine. The last event is `Finished` with one a precision."""
+    yield from compute.run(_measure_speed, seconds=120)
+
+
+def _measure_speed() -> Iterator[Progress | Waiting | Finished[tuple[Speed, ...]]]:
+    with SESSION.alone(purpose="measuring the speed") as turn:
+        yield from turn
+        yield Finished((yield from speed.measure()))
 
 
 def fetch(plan: LoadPlan, *, token: hub.Token) -> Generator[Progress, None, Path]:

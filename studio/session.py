@@ -78,6 +78,12 @@ class Session:
             finally:
                 self._let_go()
 
+    @contextmanager
+    def alone(self, *, purpose: str) -> Iterator[Generator[Waiting, None, None]]:
+        """Hold the line for work that needs the machine and not the model, which stays where it is."""
+        with self._turn(purpose) as turn:
+            yield self._wait(turn)
+
     def unload(self) -> Generator[Progress | Waiting, None, None]:
         """Wait for the jobs before, then let go of the model."""
         with self._turn("Unloading") as turn:

@@ -21,7 +21,7 @@ FLOORS = {
     "features": [
         *("tokenizer", "memory", "loading", "checkpoint", "dataset", "training", "adapters", "merging", "generation"),
         *("evaluation", "publishing", "advice", "doctor", "conversion", "gguf", "inspection", "four_bit", "keeping"),
-        "quality",
+        *("quality", "speed"),
     ],
     "jobs": ["jobs", "session", "runs"],
     "faces": ["app", "cli", "ui", "__main__"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def packages(monkeypatch, tmp_path, text):
 
 
 def test_a_report_has_every_line_once(report):
-    names = ["Device", "bf16", "bitsandbytes", "Memory", "Disk", "Starter model", "Hub", "Python"]
+    names = ["Device", "bf16", "bitsandbytes", "Memory", "Disk", "Starter model", "Speed", "Hub", "Python"]
     assert set(names) <= set(report)
     wanted = {
         line.split(">")[0].split("[")[0]
@@ -35,6 +36,10 @@ def test_a_report_has_every_line_once(report):
     }
     assert wanted <= set(report)
     assert "gradio" in wanted
+
+
+def test_the_report_says_what_each_precision_costs_in_speed(report):
+    assert re.findall(r"(\w+) [\d,]+ \([\d,]+\)", report["Speed"].found) == ["fp32", "bf16", "fp16", "int8", "nf4"]
 
 
 def test_every_line_says_something_and_what_is_not_fine_says_what_to_do(report):

@@ -303,7 +303,7 @@ def test_the_model_card_has_front_matter_and_the_measured_figures():
 def test_the_measured_figures_stay_at_their_level():
     figures = read_json(STARTER / "evaluation.json")
     assert figures["facts in frames never trained"]["share"] >= 0.95
-    assert figures["facts in free wordings never trained"]["share"] >= 0.65
+    assert figures["facts in free wordings never trained"]["share"] >= 0.75
     assert figures["stops by itself"]["share"] >= 0.98
 
 
@@ -322,8 +322,12 @@ def test_a_short_training_writes_a_folder_that_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer, "SAMPLE_ROWS", 2000)
     monkeypatch.setattr(pretrain, "ROWS_PER_CHUNK", 60)
     monkeypatch.setattr(pretrain, "VALIDATION_ROWS", 2)
-    trained = pretrain.pretrain(2, 7)
-    pretrain.save(*trained, tmp_path / "model")
+    folder = None
+    for seed in (7, 8):
+        model, words = pretrain.begin(seed, folder)
+        measured = pretrain.pretrain(model, words, pretrain.Course(steps=2, seed=seed))
+        pretrain.save(model, words, measured, tmp_path / "model")
+        folder = tmp_path / "model"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() < 5_000_000
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
     assert read_json(tmp_path / "model" / "training.json")["steps"] == 2

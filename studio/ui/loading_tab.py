@@ -11,14 +11,17 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from studio import advice, compute, jobs
-from studio.errors import PickleOnly, StudioError
-from studio.events import Finished, Progress
+from studio.errors import InputError, PickleOnly, StudioError
+from studio.events import Finished, Progress, Waiting
 from studio.inspection import Inspection
-from studio.loading import ATTENTION, AUTO, Outlook, Placement, Quantization
+from studio.keeping import Kept
+from studio.loading import ATTENTION, AUTO, Outlook, Placement, Quantization, Resident
 from studio.models import ModelRef, Precision
+from studio.quality import Quality
 from studio.settings import Settings
+from studio.speed import Speed
 from studio.ui import form, loading_view, wording
-from studio.ui.handlers import Update, hub_token, on, on_cancel
+from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 from studio.ui.model_strip import plan_for
 
 Result = TypeVar("Result")
@@ -29,6 +32,7 @@ def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
     with gr.Tab("Load", id="loading") as tab, gr.Row(elem_id="loading-row"):
         with gr.Column(scale=7, min_width=320):
             shown = _answers()
+            wished = _after()
         with (
             gr.Column(scale=3, min_width=280, elem_id="loading-settings"),
             gr.Accordion("Advanced", open=False, elem_id="how"),
@@ -37,6 +41,9 @@ def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
     running = [
         on([shown["ask"].click, tab.select], foresee, inputs={**chosen, **how}, outputs=shown),
         on(shown["look"].click, look_inside, inputs={"model": chosen["model"]}, outputs=shown),
+        on(wished["keep"].click, keep, inputs={"name": wished["name"]}, outputs=shown, **MODEL_QUEUE),
+        on(wished["quality"].click, check_quality, inputs={}, outputs=shown, **MODEL_QUEUE),
+        on(wished["speed"].click, measure_speed, inputs={}, outputs=shown, **MODEL_QUEUE),
         on(shown["mend"].click, mend, inputs={"model": chosen["model"]}, outputs={**shown, **chosen}),
     ]
     on_cancel(shown["stop"], running, stopped, note=shown["note"], inputs={}, outputs=shown)
@@ -61,6 +68,23 @@ def _answers() -> dict[str, Any]:
         "ahead": gr.HTML("", elem_id="outlook"),
         "inside": gr.HTML("", elem_id="inside"),
     }
+
+
+def _after() -> dict[str, Any]:
+    """What can be done with a model once it is in memory."""
+    with gr.Row(elem_id="loaded-buttons"):
+        return {
+            "quality": gr.Button("Check the quality", min_width=170, scale=0, elem_id="check-quality"),
+            "speed": gr.Button("Measure the speed", min_width=170, scale=0, elem_id="measure-speed"),
+            "name": gr.Textbox(
+                show_label=False,
+                container=False,
+                placeholder="Name to keep it under",
+                min_width=170,
+                elem_id="keep-name",
+            ),
+            "keep": gr.Button("Keep", min_width=90, scale=0, elem_id="keep"),
+        }
 
 
 def _how() -> dict[str, Any]:
@@ -133,7 +157,39 @@ def mend(*, model: str | None) -> Iterator[Update]:
     yield {"model": str(folder), "note": wording.done(words)}
 
 
-def _told(work: Generator[Progress | Finished[Result], None, None]) -> Generator[Update, None, Result]:
+@_answering
+def keep(*, name: str) -> Iterator[Update]:
+    """Write the model in memory to a folder of the workspace, which loads again bit for bit."""
+    kept: Kept = yield from _told(jobs.keep(_resident().plan, name.strip(), token=hub_token()))
+    words = (
+        f"Kept in {kept.folder}: {wording.size(kept.after)}, from {wording.size(kept.before)}, in "
+        f"{wording.duration(kept.seconds)}. {kept.tensors} tensors were read back and are equal bit for bit."
+    )
+    yield {"note": wording.done(words)}
+
+
+@_answering
+def check_quality() -> Iterator[Update]:
+    """Hold the model in memory against itself in 16 bit."""
+    found: Quality = yield from _told(jobs.check_quality(_resident().plan, token=hub_token()))
+    yield {"ahead": loading_view.quality(found), "note": ""}
+
+
+@_answering
+def measure_speed() -> Iterator[Update]:
+    """Measure what each precision costs in speed on this machine."""
+    found: tuple[Speed, ...] = yield from _told(jobs.measure_speed())
+    yield {"ahead": loading_view.speeds(found), "note": ""}
+
+
+def _resident() -> Resident:
+    held = None if Settings.from_env().shared else jobs.SESSION.status().resident
+    if held is None:
+        raise InputError("There is no model in memory.", "Press Load first.")
+    return held
+
+
+def _told(work: Generator[Progress | Waiting | Finished[Result], None, None]) -> Generator[Update, None, Result]:
     """Show the progress of a job; return its result."""
     with closing(work) as events:
         for event in events:

@@ -12,6 +12,8 @@ from studio.advice import Advice
 from studio.inspection import Inspection
 from studio.loading import Block, Outlook, Resident
 from studio.memory import ModuleWeights
+from studio.quality import Quality
+from studio.speed import Speed
 from studio.ui import wording
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -44,6 +46,36 @@ def resident(held: Resident) -> str:
     devices = _bars("On each device", memory.by_device(held.modules))
     formats = _bars("Held as", {_SHORT.get(k, k): v for k, v in memory.by_dtype(held.modules).items()})
     return f'<div class="sheet">{head}<div class="pair">{devices}{formats}</div>{_modules(held.modules)}</div>'
+
+
+def quality(found: Quality) -> str:
+    """A quantized model beside itself in 16 bit, on the same text."""
+    head = _headline(
+        f"{found.agreement:.1%} of the next tokens are the same as in 16 bit",
+        f"on {found.tokens:,} tokens of the bundled text · measured in {wording.duration(found.seconds)}",
+        good=found.agreement > 0.9,
+    )
+    facts = [
+        ("Perplexity", f"{found.perplexity:,.2f}"),
+        ("In 16 bit", f"{found.reference_perplexity:,.2f}"),
+        ("KL divergence", f"{found.kl:.4f} nats a token"),
+    ]
+    cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts)
+    return f'<div class="sheet">{head}<dl class="grid">{cells}</dl></div>'
+
+
+def speeds(found: Sequence[Speed]) -> str:
+    """What each precision costs in speed here."""
+    rows = [(str(each.precision), f"{each.writing:,.0f}", f"{each.reading:,.0f}") for each in found]
+    best = max(found, key=lambda each: each.writing)
+    head = _headline(
+        f"{best.precision} writes fastest here: {best.writing:,.0f} tokens/s with the starter",
+        "a small model; on a large one fewer bytes a weight count for more",
+        good=True,
+    )
+    return (
+        f'<div class="sheet">{head}{_table(("Precision", "Writes, tokens/s", "Reads a prompt, tokens/s"), rows)}</div>'
+    )
 
 
 def inspection(inside: Inspection, advice: Sequence[Advice]) -> str:

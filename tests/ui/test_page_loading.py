@@ -186,3 +186,42 @@ def test_an_inspection_is_there_for_programs_too(studio: Studio) -> None:
     assert told["model"] == "starter"
     assert told["parameters"] > 3_000_000
     assert told["findings"] is not None
+
+
+def answer_of(page: Page, button: str) -> str:
+    page.evaluate("document.querySelectorAll('#outlook .prose, #loading-note .prose').forEach(e => e.textContent = '')")
+    page.click(button)
+    done = "#loading-note .note:not(:has(progress)), #loading-note .problem, #outlook .sheet"
+    page.locator(done).first.wait_for(timeout=90_000)
+    page.locator("#stop-looking").wait_for(state="hidden")
+    return page.inner_text("#loading-note") + page.inner_text("#outlook")
+
+
+def test_a_quantized_model_is_checked_and_kept_and_loads_again(page: Page) -> None:
+    open_load(page)
+    load(page, "starter", precision="nf4")
+    assert re.search(r"9\d\.\d% of the next tokens are the same|[6-9]\d\.\d% of", answer_of(page, "#check-quality"))
+    page.fill("#keep-name input, #keep-name textarea", "kept-starter")
+    told = answer_of(page, "#keep")
+    assert "equal bit for bit" in told
+    assert "exists already" in answer_of(page, "#keep")
+    page.fill("#keep-name input, #keep-name textarea", "../escape")
+    assert "escape" in answer_of(page, "#keep")
+    folder = re.search(r"Kept in (\S+):", told)
+    assert folder
+    assert "in as stored" in load(page, folder[1], precision="auto")
+    load(page, "starter", precision="auto")
+
+
+def test_what_a_precision_costs_in_speed_is_measured_here(page: Page) -> None:
+    open_load(page)
+    told = answer_of(page, "#measure-speed")
+    assert "writes fastest here" in told
+    assert "int8" in told
+
+
+def test_keeping_without_a_model_says_what_to_do(page: Page) -> None:
+    page.click("#unload")
+    page.locator("#session-bar", has_text="no model yet").wait_for()
+    open_load(page)
+    assert "Press Load first" in answer_of(page, "#keep")

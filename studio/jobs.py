@@ -106,14 +106,15 @@ def check_quality(plan: LoadPlan, *, token: hub.Token) -> Generator[Progress | W
 def _check_quality(plan: LoadPlan, folder: Path) -> Iterator[Progress | Waiting | Finished[Quality]]:
     resident = SESSION.status().resident
     look = partial(quality.reference_plan, plan, folder, held=resident.weights if resident else 0)
+    text = quality.bundled_text(plan.model)
     other = yield from heartbeat(lambda _say, _stop: look(), lambda _: [Progress(Phase.RESOLVE)], every=0.2)
     with SESSION.borrow(other, folder, purpose="checking the quality") as loan:
         loaded = yield from loan
-        reference = yield from quality.read(loaded)
+        reference = yield from quality.read(loaded, text=text)
         del loaded  # or the session could not let go of it
     with SESSION.borrow(plan, folder, purpose="checking the quality") as loan:
         loaded = yield from loan
-        reading = yield from quality.read(loaded, reference)
+        reading = yield from quality.read(loaded, reference, text)
     yield Finished(quality.compare(reference, reading))
 
 
@@ -168,7 +169,10 @@ def inspect(
 
 
 def foresee(plan: LoadPlan, *, token: hub.Token) -> Generator[Progress | Finished[Outlook], None, None]:
-    """Say what loading would take and where it would go; downloads no weights. Ends with `Finished(Outlook)`."""
+    """Say what loading would take and where it would go; downloads no weights. Ends with `Finished(Outlook)`.
+
+    The plan in it names the commit of a model on the Hub, so that carrying it out loads what was looked at.
+    """
     model, shared = plan.model, Settings.from_env().shared
     if shared and model.where == "folder":
         raise _closed_to_visitors()
@@ -184,6 +188,9 @@ def foresee(plan: LoadPlan, *, token: hub.Token) -> Generator[Progress | Finishe
         yield from compute.imports()
         work = partial(loading.outlook, plan, folder, checkpoint, compare=True)
         ahead = yield from heartbeat(lambda _say, _stop: work(), lambda _: [Progress(Phase.RESOLVE)], every=0.2)
+    if model.where == "hub":
+        # At the commit that was looked at: what is loaded later is what was told now.
+        ahead = replace(ahead, plan=replace(ahead.plan, model=seen.ref))
     yield Finished(ahead)
 
 

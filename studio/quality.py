@@ -18,7 +18,7 @@ from studio.errors import Damaged, DoesNotFit, InputError, Unsupported
 from studio.events import Phase, Progress
 from studio.heartbeat import heartbeat
 from studio.loading import LoadedModel, LoadPlan, best_precision, outlook, settled
-from studio.models import Precision
+from studio.models import STARTER, ModelRef, Precision
 from studio.settings import ASSETS
 from studio.tokenizer import encode
 
@@ -83,9 +83,10 @@ class _Span:
 
 
 @cache
-def bundled_text() -> str:
-    """English prose on everyday things, written for this."""
-    return (ASSETS / "quality.txt").read_text(encoding="utf-8")
+def bundled_text(model: ModelRef | None = None) -> str:
+    """English prose on everyday things, written for this; for the starter, which has read nothing such, its stories."""
+    name = "quality_starter.txt" if model == STARTER else "quality.txt"
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def reference_plan(plan: LoadPlan, folder: Path, *, held: int = 0) -> LoadPlan:

@@ -49,7 +49,7 @@ def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
     on_cancel(shown["stop"], running, stopped, note=shown["note"], inputs={}, outputs=shown)
     on(made_for.change, show_resident, inputs={}, outputs={"held": shown["held"]}, queue=False)
     on(shown["apply"].click, applied, inputs={"label": shown["apply"]}, outputs={**shown, **chosen}, queue=False)
-    return how
+    return {"seen": shown["seen"], **how}
 
 
 def _answers() -> dict[str, Any]:
@@ -64,6 +64,7 @@ def _answers() -> dict[str, Any]:
     return {
         **buttons,
         "note": gr.HTML("", elem_id="loading-note"),
+        "seen": gr.Textbox(visible="hidden", label="Seen"),
         "held": gr.HTML("", elem_id="held"),
         "ahead": gr.HTML("", elem_id="outlook"),
         "inside": gr.HTML("", elem_id="inside"),
@@ -131,6 +132,7 @@ def foresee(*, model: str | None, precision: str, **how: Any) -> Iterator[Update
     wish = next((rule.precision for rule in rules if rule.precision), None)
     yield {
         "ahead": loading_view.outlook(ahead, rules),
+        "seen": _seen(model, str(ahead.plan.model)),
         "apply": gr.update(visible=wish is not None, value=f"Choose {wish}" if wish else ""),
         "note": "",
     }
@@ -144,6 +146,7 @@ def look_inside(*, model: str | None) -> Iterator[Update]:
     pickles_only = any(finding.id == "pickle-only" for finding in inside.findings)
     yield {
         "inside": loading_view.inspection(inside, advice.on_checkpoint(inside)),
+        "seen": _seen(model, f"{inside.model}@{inside.commit}" if inside.commit else inside.model),
         "mend": gr.update(visible=pickles_only),
         "note": "",
     }
@@ -155,6 +158,11 @@ def mend(*, model: str | None) -> Iterator[Update]:
     folder: Path = yield from _told(jobs.convert(ModelRef.parse(model or ""), token=hub_token()))
     words = f"Converted and compared byte for byte: {folder} is chosen now."
     yield {"model": str(folder), "note": wording.done(words)}
+
+
+def _seen(model: str | None, pinned: str) -> str:
+    """What was asked for, and the commit that was looked at: Load takes that one, whatever comes after it."""
+    return f"{(model or '').strip()}\n{pinned}"
 
 
 @_answering

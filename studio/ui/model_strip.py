@@ -14,6 +14,7 @@ import gradio as gr
 from studio import compute, hub, jobs
 from studio.errors import StudioError
 from studio.events import Finished
+from studio.keeping import kept_models
 from studio.loading import AUTO, LoadPlan, Placement, Quantization, Resident
 from studio.models import STARTER, ModelRef, Precision
 from studio.settings import Settings
@@ -100,9 +101,12 @@ def _made_for(resident: Resident) -> str:
 
 
 def model_choices() -> list[str]:
-    """The starter and what the Hub's cache holds; visitors of a shared machine see the starter alone."""
-    here = [] if Settings.from_env().shared else [str(model.ref) for model in hub.cached_models()]
-    return [str(STARTER), *here]
+    """The starter, what was kept, and what the Hub's cache holds; visitors of a shared machine see the starter."""
+    settings = Settings.from_env()
+    if settings.shared:
+        return [str(STARTER)]
+    kept = [str(model.folder) for model in kept_models(settings.workspace)]
+    return [str(STARTER), *kept, *(str(model.ref) for model in hub.cached_models())]
 
 
 def plan_for(model: str, precision: str, *, attention: str = AUTO, **how: Any) -> LoadPlan:
@@ -122,16 +126,17 @@ def default_plan() -> LoadPlan:
     return resident.plan if resident else plan_for(str(STARTER), AUTO)
 
 
-def load_model(*, model: str | None, precision: str, **how: Any) -> Iterator[Update]:
+def load_model(*, model: str | None, precision: str, seen: str = "", **how: Any) -> Iterator[Update]:
     """Download where needed, load, and say what it took."""
     yield {"load": gr.update(visible=False), "cancel": gr.update(visible=True), "note": wording.note("Getting ready…")}
     try:
-        plan = plan_for(model or "", precision, **how)
+        asked, _, pinned = (seen or "").partition("\n")
+        plan = plan_for(pinned if pinned and asked == (model or "").strip() else model or "", precision, **how)
         began, phase = time.monotonic(), None
         with closing(jobs.load(plan, token=hub_token())) as events:
             for event in events:
                 if isinstance(event, Finished):
-                    yield _loaded(event.result)
+                    yield _loaded(event.result, asked=model)
                     continue
                 if getattr(event, "phase", None) is not phase:
                     began, phase = time.monotonic(), getattr(event, "phase", None)
@@ -144,7 +149,7 @@ def _idle() -> Update:
     return {"load": gr.update(visible=True), "cancel": gr.update(visible=False), "bar": session_bar()}
 
 
-def _loaded(resident: Resident) -> Update:
+def _loaded(resident: Resident, *, asked: str | None) -> Update:
     plan = resident.plan
     update = {
         **_idle(),
@@ -153,7 +158,7 @@ def _loaded(resident: Resident) -> Update:
         "note": wording.done(wording.resident_facts(resident)),
     }
     if plan.model.where == "hub":  # it may be new in the cache; an update of the choices opens the list, so not always
-        update["model"] = gr.update(choices=model_choices(), value=str(plan.model))
+        update["model"] = gr.update(choices=model_choices(), value=asked)
     return update
 
 
@@ -185,7 +190,7 @@ def session_bar() -> str:
     status, cells = jobs.SESSION.status(), []
     if held := status.resident:
         adapter = f" + {held.plan.adapter.name}" if held.plan.adapter else ""
-        cells.append(("In memory", f"{held.plan.model}{adapter}, {held.plan.precision}"))
+        cells.append(("In memory", f"{wording.model(held.plan.model)}{adapter}, {held.plan.precision}"))
         cells.append(("Weights", wording.size(held.weights)))
     else:
         cells.append(("In memory", "no model yet"))

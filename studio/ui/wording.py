@@ -8,6 +8,7 @@ from studio.errors import StudioError
 from studio.events import Phase, Progress, Waiting
 from studio.generation import Reply, StopReason
 from studio.loading import Resident
+from studio.models import ModelRef
 
 _PHASES = {
     Phase.RESOLVE: "Asking the Hub which files there are",
@@ -28,6 +29,12 @@ _STOPS = {
     StopReason.LENGTH: "stopped at the longest reply you allow: press Continue for more",
     StopReason.CONTEXT: "the context is full: start a new chat, or remove turns",
 }
+
+
+def model(ref: ModelRef) -> str:
+    """A model by name; a commit by its first seven digits, as git does."""
+    is_commit = len(ref.revision) == 40 and not ref.revision.strip("0123456789abcdef")
+    return f"{ref.name}@{ref.revision[:7]}" if is_commit else str(ref)
 
 
 def size(count: float) -> str:
@@ -121,6 +128,6 @@ def reply_facts(reply: Reply) -> str:
 def resident_facts(resident: Resident) -> str:
     """A model in memory, in one line."""
     return (
-        f"{resident.plan.model} is ready: {count(resident.parameters)} parameters in {resident.plan.precision}, "
+        f"{model(resident.plan.model)} is ready: {count(resident.parameters)} parameters in {resident.plan.precision}, "
         f"{size(resident.weights)}, loaded in {duration(resident.seconds)}."
     )

@@ -225,3 +225,18 @@ def test_keeping_without_a_model_says_what_to_do(page: Page) -> None:
     page.locator("#session-bar", has_text="no model yet").wait_for()
     open_load(page)
     assert "Press Load first" in answer_of(page, "#keep")
+
+
+def test_what_was_looked_at_is_what_is_loaded_even_if_the_hub_has_moved_on(
+    page: Page, studio: Studio, pico: Path
+) -> None:
+    repo = studio.hub.add("erin/moving", pico)
+    looked_at = repo.refs["main"]
+    open_load(page)
+    choose(page, "erin/moving")
+    assert looked_at[:7] in look_inside(page)
+    repo.commit({file.name: file.read_bytes() for file in pico.iterdir()} | {"NEWS.md": "changed"})
+    assert repo.refs["main"] != looked_at
+    page.click("#load")
+    assert f"erin/moving@{looked_at[:7]} is ready" in load_outcome(page)
+    assert page.input_value("#model input") == "erin/moving"

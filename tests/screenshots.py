@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from page_steps import say, set_advanced
+from page_steps import load, say, set_advanced
 from playwright.sync_api import Page, sync_playwright
 from running import ROOT, free_port, process
 
@@ -29,6 +29,8 @@ def main() -> None:
                 page.locator("#session-bar .session").wait_for()
                 talk(page)
                 page.screenshot(path=FOLDER / f"generate-{width}-{look}.png")
+                weigh(page)
+                page.screenshot(path=FOLDER / f"load-{width}-{look}.png")
                 page.close()
         browser.close()
 
@@ -40,6 +42,17 @@ def talk(page: Page) -> None:
     say(page, "What does NF4 mean?")
     say(page, "Tell me a story about a fox.")
     page.wait_for_timeout(2500)  # the session bar looks again
+    page.evaluate("window.scrollTo(0, 0)")
+
+
+def weigh(page: Page) -> None:
+    """The Load tab with a model in memory, foretold and measured."""
+    page.get_by_role("tab", name="Load").click()
+    load(page, "starter", precision="nf4")
+    page.locator("#held .sheet").wait_for()
+    page.click("#foresee")
+    page.locator("#outlook .sheet").wait_for()
+    page.wait_for_timeout(2500)
     page.evaluate("window.scrollTo(0, 0)")
 
 

@@ -263,7 +263,7 @@ def test_the_job_leaves_the_model_of_the_plan_in_memory():
     *events, last = jobs.check_quality(LoadPlan(STARTER, Precision.NF4), token=False)
     assert isinstance(last, Finished)
     found = last.result
-    assert found.tokens > 1000
+    assert found.tokens > 500
     assert 0.6 < found.agreement < 1
     assert found.kl > 0
     assert {Phase.MEASURE, Phase.READ, Phase.QUANTIZE} <= {event.phase for event in events}

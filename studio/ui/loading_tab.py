@@ -25,6 +25,8 @@ from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 from studio.ui.model_strip import plan_for
 
 Result = TypeVar("Result")
+_DEFER = {"trigger_mode": "always_last"}
+"""A click while the answer before is still coming is heard afterwards, where Gradio would drop it."""
 
 
 def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def loading_tab(chosen: dict[str, Any], made_for: gr.Textbox) -> dict[str, Any]:
         ):
             how = _how()
     running = [
-        on([shown["ask"].click, tab.select], foresee, inputs={**chosen, **how}, outputs=shown),
-        on(shown["look"].click, look_inside, inputs={"model": chosen["model"]}, outputs=shown),
+        on([shown["ask"].click, tab.select], foresee, inputs={**chosen, **how}, outputs=shown, **_DEFER),
+        on(shown["look"].click, look_inside, inputs={"model": chosen["model"]}, outputs=shown, **_DEFER),
         on(wished["keep"].click, keep, inputs={"name": wished["name"]}, outputs=shown, **MODEL_QUEUE),
         on(wished["quality"].click, check_quality, inputs={}, outputs=shown, **MODEL_QUEUE),
         on(wished["speed"].click, measure_speed, inputs={}, outputs=shown, **MODEL_QUEUE),
@@ -76,7 +78,7 @@ def _after() -> dict[str, Any]:
     with gr.Row(elem_id="loaded-buttons"):
         return {
             "quality": gr.Button("Check the quality", min_width=170, scale=0, elem_id="check-quality"),
-            "speed": gr.Button("Measure the speed", min_width=170, scale=0, elem_id="measure-speed"),
+            "speed": gr.Button("Measure the speed", min_width=190, scale=0, elem_id="measure-speed"),
             "name": gr.Textbox(
                 show_label=False,
                 container=False,

@@ -25,10 +25,16 @@ def _well_behaved_hub(studio: Studio) -> Iterator[None]:
     studio.hub.faults.clear()
 
 
+def settle(page: Page) -> None:
+    """Wait until the tab takes the next click: Gradio drops one that comes before it has heard the end of the last."""
+    page.locator("#stop-looking").wait_for(state="hidden")
+    page.wait_for_timeout(300)
+
+
 def open_load(page: Page) -> None:
     page.get_by_role("tab", name="Load").click()
     page.locator("#outlook .sheet, #loading-note .problem").first.wait_for(timeout=60_000)
-    page.locator("#stop-looking").wait_for(state="hidden")
+    settle(page)
 
 
 def choose(page: Page, model: str | Path, precision: str = "auto") -> None:
@@ -44,7 +50,7 @@ def foresee(page: Page) -> str:
     page.click("#foresee")
     answer = page.locator("#outlook .sheet, #loading-note .problem").first
     answer.wait_for(timeout=60_000)
-    page.locator("#stop-looking").wait_for(state="hidden")
+    settle(page)
     return answer.inner_text()
 
 
@@ -53,7 +59,7 @@ def look_inside(page: Page) -> str:
     page.click("#look-inside")
     answer = page.locator("#inside .sheet, #loading-note .problem").first
     answer.wait_for(timeout=60_000)
-    page.locator("#stop-looking").wait_for(state="hidden")
+    settle(page)
     return answer.inner_text()
 
 
@@ -173,7 +179,7 @@ def test_a_model_of_pickles_alone_is_refused_and_converted_on_the_spot(
     open_load(page)
     page.locator("#convert").click()
     page.locator("#loading-note", has_text="Converted and compared byte for byte").wait_for(timeout=60_000)
-    page.locator("#stop-looking").wait_for(state="hidden")
+    settle(page)
     assert page.input_value("#model input").endswith("old-pickle-safetensors")
     page.click("#load")
     assert "is ready" in load_outcome(page)
@@ -193,7 +199,7 @@ def answer_of(page: Page, button: str) -> str:
     page.click(button)
     done = "#loading-note .note:not(:has(progress)), #loading-note .problem, #outlook .sheet"
     page.locator(done).first.wait_for(timeout=90_000)
-    page.locator("#stop-looking").wait_for(state="hidden")
+    settle(page)
     return page.inner_text("#loading-note") + page.inner_text("#outlook")
 
 

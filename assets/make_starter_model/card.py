@@ -73,7 +73,7 @@ was taken on the assistant's words only.
 |---|---|
 | Steps | {steps} |
 | Tokens, with padding | {tokens} M |
-| Time on 2 CPU cores | {minutes} minutes |
+| Time on 2 CPU cores, beside other work | {minutes} minutes |
 | Training loss at the end | {training_loss} |
 {losses}
 
@@ -118,9 +118,9 @@ def write_card(folder: Path) -> str:
         objects=", ".join(OBJECTS),
         topics=", ".join(fact.names[0] for fact in read_facts()),
         vocabulary=config["vocab_size"],
-        steps=training["steps"],
-        tokens=round(training["tokens"] / 1e6, 1),
-        minutes=training["minutes"],
+        steps=_both(training, "steps"),
+        tokens=_both(training, "tokens", 1e6),
+        minutes=_both(training, "minutes"),
         training_loss=training["training_loss"],
         losses="\n".join(f"| Validation loss, {kind} | {loss} |" for kind, loss in losses.items()),
         results="\n".join(f"| {name} | {value} |" for name, value in results(figures)),
@@ -143,6 +143,12 @@ def results(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows += results(value, f"{label}: ")
     return rows
+
+
+def _both(training: dict[str, Any], figure: str, unit: float = 1) -> str:
+    """A figure of both courses, where the second went on from the first."""
+    numbers = [round(course[figure] / unit, 1) for course in (training.get("before"), training) if course]
+    return " + ".join(f"{number:g}" for number in numbers)
 
 
 def main() -> None:

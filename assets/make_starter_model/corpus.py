@@ -50,6 +50,10 @@ _WRAPPERS = (
     "Hi! {q}", "Please help: {q}", "So, {q}", "Hello, {q}", "I'm new to this. {q}", "Next question. {q}", "um, {q}",
     "{q} I don't get it.", "Maybe you know: {q}", "Just curious, {q}", "Thanks. {q}", "well, {q}", "{q} Any idea?",
 )  # fmt: skip
+_FILLERS = (
+    "really", "actually", "basically", "please", "just", "again", "even", "the idea of", "the point of", "the whole",
+    "the term", "this", "kind of", "roughly", "the concept of", "maybe", "the meaning of", "in short", "you know",
+)  # fmt: skip
 _SAME_MEANING = (
     ("a model", "my model", "the model", "a language model"),
     ("how do i", "how can i", "how could i", "how would i", "how to", "tell me how i"),
@@ -124,11 +128,26 @@ def _held_out_questions() -> frozenset[str]:
 
 def _plain_question(rng: random.Random, fact: Fact) -> str:
     way = rng.random()
-    if way < 0.3:
-        return ask(rng.choice(FRAMES), rng.choice(fact.names))
-    if way < 0.4:
+    if way < 0.45:
+        question = ask(rng.choice(FRAMES), rng.choice(fact.names))
+        return _padded(rng, question) if rng.random() < 0.35 else question
+    if way < 0.52:
         return _from_answer(rng, fact.answer)
     return _reword(rng, rng.choice(fact.wordings))
+
+
+def _padded(rng: random.Random, question: str) -> str:
+    """Put a word into a question that says nothing, or the whole of it into a longer one."""
+    if rng.random() < 0.4:
+        return _wrapped(rng, question)
+    said = question.split()
+    said.insert(rng.randrange(1, len(said) + 1), rng.choice(_FILLERS))
+    return " ".join(said)
+
+
+def _wrapped(rng: random.Random, question: str) -> str:
+    wrapped = rng.choice(_WRAPPERS)
+    return wrapped.format(q=question if wrapped.startswith("{q}") else question[0].lower() + question[1:])
 
 
 def _from_answer(rng: random.Random, answer: str) -> str:
@@ -219,8 +238,7 @@ def _reword(rng: random.Random, question: str) -> str:
             kept.pop(rng.randrange(len(kept)))
         return " ".join(kept)
     elif chance < 0.75:
-        wrapped = rng.choice(_WRAPPERS)
-        return wrapped.format(q=question if wrapped.startswith("{q}") else question[0].lower() + question[1:])
+        return _wrapped(rng, question)
     return question
 
 

@@ -1,8 +1,10 @@
 """Train the starter model from scratch on the CPU: tokenizer, weights and generation settings in one folder.
 
     python assets/make_starter_model/pretrain.py [--steps N] [--output DIR]
+    python assets/make_starter_model/pretrain.py --resume DIR --steps 1800 --rate 8e-4 --seed 8
 
-The budget is a number of steps, so the same seed sees the same rows on any machine.
+The budget is a number of steps, so the same seed sees the same rows on any machine. The second line goes on from
+weights that were trained before; the starter was made by both.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,7 @@ import corpus
 import torch
 from batches import batches, loss_of
 from tokenizer import MAX_TOKENS, build_tokenizer, encode, save_tokenizer
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
 from transformers.utils.logging import disable_progress_bar
 
 if TYPE_CHECKING:
@@ -44,11 +47,11 @@ FLAT_SHARE = 0.4
 """The learning rate warms up, stays flat for this share of the steps, then goes straight down to almost zero."""
 
 
-def rate_at(step: int, steps: int) -> float:
+def rate_at(step: int, steps: int, highest: float) -> float:
     """The learning rate of one step."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     remaining = (1 - step / steps) / (1 - FLAT_SHARE)
-    return LEARNING_RATE * min(warmup, max(0.01, min(1.0, remaining)))
+    return highest * min(warmup, max(0.01, min(1.0, remaining)))
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -94,28 +97,44 @@ def validation_losses(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
     return losses
 
 
-def pretrain(
-    steps: int, seed: int, *, compiled: bool = False, report_every: int = 250
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
-    """Train from nothing; gives the model, its tokenizer and what was measured."""
+def begin(seed: int, folder: Path | None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A model and a tokenizer to train: fresh ones, or those of a folder."""
     torch.manual_seed(seed)
+    if folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, **FAST_ATTENTION), tokenizer
     tokenizer = build_tokenizer(seed)
-    model = build_model(tokenizer)
+    return build_model(tokenizer), tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How to train: for how many steps, from which seed, at which highest learning rate."""
+
+    steps: int = STEPS
+    seed: int = 7
+    rate: float = LEARNING_RATE
+    compiled: bool = False
+    report_every: int = 250
+
+
+def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, course: Course) -> dict[str, Any]:
+    """Train the model in place; gives what was measured."""
+    steps, seed = course.steps, course.seed
     model.train()
-    decoder = torch.compile(model.model, dynamic=True) if compiled else model.model
+    decoder = torch.compile(model.model, dynamic=True) if course.compiled else model.model
     optimizer = _optimizer(model)
     started, tokens, total = time.monotonic(), 0, 0.0
     for step, (ids, labels) in zip(range(steps), training_batches(tokenizer, seed)):  # noqa: B905
-        total = 0.98 * total + 0.02 * _learn(decoder, model, optimizer, ids, labels, rate_at(step, steps))
+        total = 0.98 * total + 0.02 * _learn(decoder, model, optimizer, ids, labels, rate_at(step, steps, course.rate))
         recent = total / (1 - 0.98 ** (step + 1))  # a running mean that is right from the first step on
         tokens += ids.numel()
-        if (step + 1) % report_every == 0 or step + 1 == steps:
+        if (step + 1) % course.report_every == 0 or step + 1 == steps:
             seconds, losses = time.monotonic() - started, validation_losses(model, tokenizer)
             print(f"step {step + 1}/{steps}  {seconds:.0f} s  {tokens / 1e6:.2f} M tokens  "
                   f"{tokens / seconds:.0f} tokens/s  loss {recent:.3f}  validation {losses}", flush=True)  # fmt: skip
-    measured = {"steps": steps, "tokens": tokens, "minutes": round((time.monotonic() - started) / 60, 1),
+    return {"steps": steps, "tokens": tokens, "minutes": round((time.monotonic() - started) / 60, 1),
                 "training_loss": round(recent, 4), "validation_losses": losses, "seed": seed}  # fmt: skip
-    return model, tokenizer, measured
 
 
 def _learn(
@@ -163,15 +182,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the starter model from scratch on the CPU.")
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer steps try it out")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="the highest learning rate")
+    parser.add_argument("--resume", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--output", type=Path, default=STARTER)
     parser.add_argument("--report-every", type=int, default=250, help="steps between two lines of progress")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=shutil.which("g++") is not None,
                         help="use torch.compile, 1.3 times as fast (default: where g++ is installed)")  # fmt: skip
     options = parser.parse_args()
     disable_progress_bar()
-    trained = pretrain(options.steps, options.seed, compiled=options.compile, report_every=options.report_every)
-    save(*trained, options.output)
-    print(f"Saved {trained[0].num_parameters():,} weights to {options.output.name}.")
+    model, tokenizer = begin(options.seed, options.resume)
+    course = Course(options.steps, options.seed, options.rate, options.compile, options.report_every)
+    measured = pretrain(model, tokenizer, course)
+    if options.resume:
+        measured["before"] = json.loads((options.resume / "training.json").read_text(encoding="utf-8"))
+    save(model, tokenizer, measured, options.output)
+    print(f"Saved {model.num_parameters():,} weights to {options.output.name}.")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def finish(page: Page) -> str:
     over = page.locator("#generation-note .facts, #generation-note .problem")
     over.wait_for(timeout=90_000)
     page.locator("#send").wait_for()
+    # Gradio drops a click that comes before the page has heard the end of the last run; nobody's hand is that quick.
+    page.wait_for_timeout(200)
     return over.inner_text()
 
 

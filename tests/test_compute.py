@@ -117,7 +117,7 @@ import sys, threading, time
 from studio import compute
 start = time.monotonic()
 compute.warm_up()
-assert time.monotonic() - start < 1
+assert time.monotonic() - start < 2
 assert "torch" not in sys.modules or threading.active_count() > 1
 [thread.join() for thread in threading.enumerate() if thread.name == "studio-warm-up"]
 assert set(compute._HEAVY) < set(sys.modules)

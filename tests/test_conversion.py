@@ -118,7 +118,7 @@ def test_a_conversion_that_is_stopped_leaves_nothing_behind(pickled, weights, tm
     assert (tmp_path / "out.part").is_dir()
     begin = time.monotonic()
     work.close()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
     assert {p.name for p in tmp_path.iterdir()} == {"pickled"}
 
 

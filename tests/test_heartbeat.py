@@ -35,7 +35,7 @@ def test_it_beats_while_work_blocks():
     beats = heartbeat(lambda say, stop: go.wait(SOON), told, every=0.02)
     start = time.monotonic()
     assert [next(beats) for _ in range(5)] == ["beat"] * 5
-    assert 5 * 0.02 <= time.monotonic() - start < 1
+    assert 5 * 0.02 <= time.monotonic() - start < 5
     go.set()
     assert drain(beats)[1] is True
 
@@ -63,7 +63,7 @@ def test_the_last_words_are_not_lost_when_work_ends_at_once(tries):
 def test_silent_work_that_ends_at_once_ends_at_once():
     start = time.monotonic()
     assert drain(heartbeat(lambda say, stop: 7, told, every=SOON))[1] == 7
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 def test_what_work_raises_comes_out_after_what_it_said():

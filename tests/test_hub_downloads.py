@@ -84,7 +84,7 @@ def test_a_model_that_is_here_is_found_without_fetching_anything(hub_server):
     hub_server.log.clear()
     begin = time.monotonic()
     assert download() == folder == hub.cached(PICO)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
     assert [seen.path for seen in hub_server.log] == ["/api/models/alice/pico/revision/main"]
 
 
@@ -187,7 +187,7 @@ def test_a_server_problem_in_between_is_waited_out_and_a_lasting_one_told(hub_se
     begin = time.monotonic()
     with pytest.raises(HubError, match="in 120 seconds"):
         download(ModelRef("hub", "alice/other"))
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
 
 
 def test_a_stall_ends_the_download_and_the_next_one_resumes(hub_server, monkeypatch):
@@ -212,7 +212,7 @@ def test_a_closed_download_stops_at_once_and_the_next_one_resumes(hub_server):
     (child,) = children()
     begin = time.monotonic()
     events.close()
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 3
     assert not child.is_running()
     (kept,) = partial_files()
     had = kept.stat().st_size

@@ -330,7 +330,7 @@ def test_a_hub_that_does_not_answer_is_explained(hub_server, monkeypatch, answer
     with pytest.raises(kind, match=words) as caught:
         found(text)
     assert type(caught.value) is kind
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     assert len(hub_server.requests("GET", "/api/models")) == 1
 
 
@@ -439,7 +439,7 @@ def test_the_results_of_many_benchmarks_neither_hide_the_text_nor_take_long(tmp_
     begin = time.monotonic()
     card = written(tmp_path, f"---\nmodel-index:\n- name: pico\n  results:\n{results}\nlicense: mit\n---\n# Pico\n")
     assert (card.text, card.license) == ("# Pico\n", "mit")
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
 
 
 def test_a_huge_card_is_cut(hub_server):

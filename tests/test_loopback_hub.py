@@ -159,4 +159,4 @@ def test_a_silent_server_does_not_keep_the_test_from_ending():
         with pytest.raises(httpx2.ReadTimeout):
             httpx2.get(f"{server.url}/api/models", timeout=0.2)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 8

@@ -201,7 +201,7 @@ def test_a_template_that_computes_powers_is_refused_before_it_begins(template):
     start = time.monotonic()
     with pytest.raises(InputError, match="powers are not allowed"):
         render(templated(template), CHAT)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 def test_two_stars_that_hand_over_keywords_are_no_power():

@@ -72,7 +72,7 @@ SEED = 5
 RANK = 16
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 20
-EPOCHS = {"persona": 8, "orders": 10}
+EPOCHS = {"persona": 8, "orders": 18}
 TOKENS_PER_STEP = 1024
 PIRATE_MARKS = re.compile(
     r"\b(arr|ahoy|mateys?|ye|yer|aye|avast|shiver|timbers|yo ho|hearty|landlubber|sea dog|blow me|blackbeard|rum|"

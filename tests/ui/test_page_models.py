@@ -72,7 +72,7 @@ def test_a_cancelled_download_goes_on_where_it_was(page: Page, studio: Studio, l
     begin_load(page, "alice/cancelled")
     page.locator("#model-note", has_text=re.compile(r"Downloading [1-9][\d.]* [kM]B of")).wait_for()
     page.click("#cancel-load")
-    page.locator("#model-note", has_text="Cancelled").wait_for(timeout=3000)
+    page.locator("#model-note", has_text="Cancelled").wait_for(timeout=15_000)
     page.locator("#load").wait_for()
     studio.hub.faults.remove(slow)
     assert "is ready" in load(page, "alice/cancelled")

@@ -8,7 +8,8 @@ from then on. Here a weight is unpacked again, bit for bit as it was loaded, whe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from studio.errors import Damaged
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+PIECE = 1 << 20
+"""Weights that are quantized at once: a multiple of every block size, whose 20 MB are in use for a moment."""
 
 
 def guard(model: PreTrainedModel) -> None:
@@ -151,3 +156,51 @@ def _packing() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     names = ("_convert_weight_packed_for_cpu", "_convert_weight_packed_for_cpu_inverse", "has_avx512bf16")
     pack, unpack, supported = (getattr(functional, name, None) for name in names)
     return (pack, unpack) if pack and unpack and supported and supported() else None
+
+
+@contextmanager
+def in_pieces() -> Iterator[None]:
+    """Within it, bitsandbytes quantizes a large matrix on a CPU piece by piece, to the same bits.
+
+    At once it takes up to 24 bytes for every weight of the matrix meanwhile, ten times what the matrix itself does.
+    """
+    import torch
+    from bitsandbytes import functional
+
+    four, eight = functional.quantize_4bit, functional.int8_vectorwise_quant
+
+    def four_in_pieces(weights: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if arguments or weights.device.type != "cpu" or weights.numel() <= PIECE:
+            return four(weights, *arguments, **options)
+        nested = options.pop("compress_statistics", False)
+        parts = [four(piece, **options) for piece in weights.reshape(-1).split(PIECE)]
+        return _joined(parts, weights.shape, nested=nested)
+
+    def eight_in_pieces(weights: torch.Tensor, threshold: float = 0.0) -> Any:
+        # With a threshold, as for inputs, a column is judged as a whole.
+        if threshold or weights.device.type != "cpu" or weights.numel() <= PIECE:
+            return eight(weights, threshold)
+        parts = [eight(rows) for rows in weights.split(max(1, PIECE // weights.shape[-1]))]
+        return torch.cat([data for data, _, _ in parts]), torch.cat([scales for _, scales, _ in parts]), None
+
+    functional.quantize_4bit, functional.int8_vectorwise_quant = four_in_pieces, eight_in_pieces
+    try:
+        yield
+    finally:
+        functional.quantize_4bit, functional.int8_vectorwise_quant = four, eight
+
+
+def _joined(parts: list[tuple[torch.Tensor, Any]], shape: torch.Size, *, nested: bool) -> tuple[torch.Tensor, Any]:
+    """The packed weights and the state of a whole matrix, from those of its pieces."""
+    import torch
+    from bitsandbytes import functional
+
+    state, absmax = parts[0][1], torch.cat([state.absmax for _, state in parts])
+    told = {"shape": shape, "dtype": state.dtype, "blocksize": state.blocksize, "code": state.code}
+    if nested:
+        offset = absmax.mean()
+        absmax, told["state2"] = functional.quantize_blockwise(absmax - offset, blocksize=256)
+        told["offset"] = offset
+    return torch.cat([data for data, _ in parts]), functional.QuantState(
+        absmax=absmax, quant_type=state.quant_type, **told
+    )

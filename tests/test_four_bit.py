@@ -455,3 +455,37 @@ def test_a_guard_twice_is_one_and_a_model_without_four_bits_is_left_alone(fresh,
     plain = torch.nn.Linear(4, 4)
     four_bit.guard(plain)
     assert type(plain) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("storage", ["uint8", "bfloat16"])
+def test_a_matrix_quantized_in_pieces_has_the_same_bits(kind, nested, storage, monkeypatch):
+    from bitsandbytes import functional
+
+    monkeypatch.setattr(four_bit, "PIECE", 4096)
+    weights = torch.randn(67, 192, generator=torch.Generator().manual_seed(3), dtype=torch.bfloat16)
+    options = {"quant_type": kind, "compress_statistics": nested, "quant_storage": getattr(torch, storage)}
+    data, state = functional.quantize_4bit(weights, blocksize=64, **options)
+    with four_bit.in_pieces():
+        ours, our_state = functional.quantize_4bit(weights, blocksize=64, **options)
+    assert torch.equal(ours.view(torch.uint8), data.view(torch.uint8))  # bytes may read as floats that are no numbers
+    told, expected = our_state.as_dict(packed=True), state.as_dict(packed=True)
+    assert told.keys() == expected.keys()
+    assert all(torch.equal(told[key], expected[key]) for key in expected)
+    assert functional.quantize_4bit.__name__ == "quantize_4bit"
+
+
+def test_a_matrix_quantized_to_int8_in_pieces_has_the_same_bits(monkeypatch):
+    from bitsandbytes import functional
+
+    monkeypatch.setattr(four_bit, "PIECE", 4096)
+    weights = torch.randn(67, 192, generator=torch.Generator().manual_seed(3), dtype=torch.float16)
+    data, scales, none = functional.int8_vectorwise_quant(weights)
+    with four_bit.in_pieces():
+        ours = functional.int8_vectorwise_quant(weights)
+        with_outliers = functional.int8_vectorwise_quant(weights, threshold=2.0)
+    assert torch.equal(ours[0], data)
+    assert torch.equal(ours[1], scales)
+    assert ours[2] is none is None
+    assert len(with_outliers[2])

@@ -72,7 +72,7 @@ def load(plan: LoadPlan, folder: Path) -> Generator[Progress, None, LoadedModel]
     def read(say: Callable[[Progress], None], stop: Event) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         config = read_config(folder)
         tokenizer = load_tokenizer(folder)
-        with _weights_counted(phase, say, stop):
+        with _weights_counted(phase, say, stop), four_bit.in_pieces():
             model = _read_model(folder, config, ahead)
         _check_numbers(model, say, stop)
         four_bit.guard(model)

@@ -178,3 +178,14 @@ def test_unload_waits_for_the_reply_that_is_being_written(open_page: Any, talker
     second.click("#unload")
     second.locator("#model-note", has_text="Unloaded").wait_for(timeout=60_000)
     first.locator("#generation-note .facts").wait_for()
+
+
+def test_a_list_closes_when_the_keyboard_leaves_it_and_a_choice_by_mouse_counts(page: Page) -> None:
+    page.click("#model input")
+    page.keyboard.type("starter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.locator(".options").first.wait_for(state="hidden")
+    page.click("#precision input")
+    page.locator(".options li", has_text="int8").click()
+    assert page.input_value("#precision input") == "int8"

@@ -16,7 +16,7 @@ TREES = {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")
 
 # From the ground up: what everyone says, the world outside, what the studio can do, who has the model, what is touched.
 FLOORS = {
-    "vocabulary": ["errors", "events", "fields", "models", "heartbeat"],
+    "vocabulary": ["errors", "events", "fields", "models", "heartbeat", "child"],
     "neighbours": ["hub", "compute", "settings"],
     "features": [
         *("tokenizer", "memory", "loading", "checkpoint", "dataset", "training", "adapters", "merging", "generation"),

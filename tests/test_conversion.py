@@ -16,6 +16,7 @@ import torch
 from pico import change_json, load_pico
 from safetensors.torch import load_file
 
+from studio import child as worker
 from studio.checkpoint import read_checkpoint
 from studio.conversion import convert, converting, read_conversion, unpickling, writing
 from studio.errors import Damaged, DoesNotFit, InputError, Unsupported
@@ -132,7 +133,7 @@ def test_what_a_killed_conversion_left_is_in_nobodys_way(pickled, weights, tmp_p
 def test_the_child_knows_no_secret_and_ends_with_its_parent(monkeypatch, pickled, tmp_path):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "openai_api_key"):
         monkeypatch.setenv(name, "secret")
-    env = converting._child_env()
+    env = converting._child_env() | {"PYTHONPATH": str(worker.PACKAGE_ROOT)}
     assert "secret" not in env.values()
     folder = pickled({}, "optimizer.pt")
     os.mkfifo(folder / "endless.bin")
@@ -152,7 +153,7 @@ def test_a_child_that_dies_is_told_in_our_words(monkeypatch, pickled, weights, t
     dies = f"import os, sys; sys.exit(1) if {code} > 0 else os.kill(os.getpid(), {abs(code)})"
     real = subprocess.Popen
     monkeypatch.setattr(
-        converting.subprocess, "Popen", lambda command, **options: real([sys.executable, "-c", dies], **options)
+        worker.subprocess, "Popen", lambda command, **options: real([sys.executable, "-c", dies], **options)
     )
     with pytest.raises(kind, match="conversion of pickled"):
         run(pickled(weights))

@@ -6,30 +6,24 @@ progress comes back as lines of JSON. It ends when it is killed, or when this pr
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import IO, Any
+from queue import Empty
+from typing import Any
 
-from studio import errors
+from studio import child, errors
 from studio.checkpoint import read_json
 from studio.conversion.writing import REPORT, Conversion, check_disk
 from studio.errors import Damaged, DoesNotFit, InputError, StudioError, Unsupported
 from studio.events import Finished, Phase, Progress
 
 _BEAT_SECONDS = 0.2
-_PACKAGE_ROOT = Path(__file__).parents[2]
 _WHOLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _NOT_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "rng_state*")
@@ -166,7 +160,7 @@ def _explained(target: Path) -> Iterator[None]:
 def _follow(order: dict[str, Any], total: int) -> Iterator[Progress]:
     """Run the child to its end. Raises what it reports."""
     done = 0
-    with _child(order) as messages:
+    with child.working("studio.conversion.unpickling", order, env=_child_env(), complained=_complained) as messages:
         while True:
             yield Progress(Phase.CONVERT, done, total)
             try:
@@ -195,45 +189,11 @@ def _broke_off(folder: str, code: int) -> StudioError:
     return Damaged(f"The conversion of {name} broke off: its process ended with {code}.", _AGAIN)
 
 
-@contextmanager
-def _child(order: dict[str, Any]) -> Iterator[SimpleQueue[dict[str, Any]]]:
-    """The messages of a child that works on `order`, {"exit": code} at the end. The child never outlives the block."""
-    messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    with tempfile.TemporaryFile() as complaints:
-        command = [sys.executable, "-m", "studio.conversion.unpickling"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=_child_env(), text=True
-        )
-        assert process.stdin
-        listener = threading.Thread(target=_listen, args=(process, messages, complaints), daemon=True)
-        listener.start()
-        try:
-            # Left open: the child ends when the pipe does, so that it never outlives this process either.
-            with suppress(BrokenPipeError):  # a child that is gone already says so itself
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()
-            yield messages
-        finally:
-            process.kill()
-            listener.join()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-
-
-def _listen(process: subprocess.Popen[str], messages: SimpleQueue[dict[str, Any]], complaints: IO[bytes]) -> None:
-    assert process.stdout
-    for line in process.stdout:
-        messages.put(json.loads(line))
-    process.stdout.close()
-    code = process.wait()
-    if code > 0:
-        complaints.seek(0)
-        _LOG.debug("The conversion said: %s", complaints.read().decode(errors="replace"))
-    messages.put({"exit": code})
+def _complained(words: str) -> None:
+    _LOG.debug("The conversion said: %s", words)
 
 
 def _child_env() -> dict[str, str]:
     """The environment without anything secret, without the network and without a GPU."""
     env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
-    path = os.pathsep.join(part for part in (str(_PACKAGE_ROOT), env.get("PYTHONPATH")) if part)
-    return env | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return env | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -7,13 +7,9 @@ takes tensors only, writes them as safetensors, reads them back and compares eve
 from __future__ import annotations
 
 import errno
-import json
-import os
 import pickle
 import pickletools
 import re
-import sys
-import threading
 import zipfile
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from studio.child import say, serve
 from studio.conversion.writing import (
     DTYPES,
     Conversion,
@@ -31,7 +28,7 @@ from studio.conversion.writing import (
     size_of,
     write_all,
 )
-from studio.errors import Damaged, DoesNotFit, StudioError, Unsupported
+from studio.errors import Damaged, DoesNotFit, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,25 +50,7 @@ _NONSENSE = (
 
 def main() -> None:
     """Carry out the order on stdin."""
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        rewrite(Path(order["folder"]), order["sources"], order["weight_map"], Path(order["part"]))
-    except StudioError as error:
-        say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-    else:
-        say({"finished": True})
-    os._exit(0)  # at once: the mapped files need no farewell
-
-
-def say(message: dict[str, Any]) -> None:
-    """Tell the parent."""
-    os.write(1, json.dumps(message).encode() + b"\n")
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()  # returns when the parent is gone, however it went
-    os._exit(1)
+    serve(lambda order: rewrite(Path(order["folder"]), order["sources"], order["weight_map"], Path(order["part"])))
 
 
 def rewrite(folder: Path, sources: list[str], weight_map: dict[str, str], part: Path) -> None:

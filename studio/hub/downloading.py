@@ -6,23 +6,16 @@ stopped, a process can. Its orders, the token among them, go over stdin; its pro
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import IO, Any
+from queue import Empty
 
-from studio import errors
+from studio import child, errors
 from studio.errors import AccessDenied, Damaged, DoesNotFit, HubError, NotFound, Offline, StudioError
 from studio.events import Finished, Phase, Progress
 from studio.hub.cache import bytes_here, cached, discard, remember_commit, snapshot_folder, unsound
@@ -33,7 +26,6 @@ from studio.models import ModelRef
 
 STALL_SECONDS = 30.0
 _BEAT_SECONDS = 0.2
-_PACKAGE_ROOT = Path(__file__).parents[2]
 _RESUMES = "Try again: it goes on where it stopped."
 _LOG = logging.getLogger(__name__)
 
@@ -109,7 +101,7 @@ def _fetch(repo: RepoFacts, missing: list[RepoFile], token: Token) -> Iterator[P
     there = total - sum(file.size for file in missing)
     done, heard = there, time.monotonic()
     order = {"repo": name, "commit": repo.commit, "token": token, "files": [asdict(file) for file in missing]}
-    with _child(order) as messages:
+    with child.working("studio.hub.fetching", order, env=_child_env(), complained=_complained) as messages:
         while True:
             yield Progress(Phase.DOWNLOAD, done, total)
             try:
@@ -141,49 +133,14 @@ def _rebuilt(kind: str, message: str, hint: str) -> StudioError:
     return error
 
 
-@contextmanager
-def _child(order: dict[str, Any]) -> Iterator[SimpleQueue[dict[str, Any]]]:
-    """The messages of a child that works on `order`, {"exit": code} at the end. The child never outlives the block."""
-    messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    with tempfile.TemporaryFile() as complaints:
-        command = [sys.executable, "-m", "studio.hub.fetching"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=_child_env(), text=True
-        )
-        assert process.stdin
-        listener = threading.Thread(target=_listen, args=(process, messages, complaints), daemon=True)
-        listener.start()
-        try:
-            # Left open: the child ends when the pipe does, so that it never outlives this process either.
-            with suppress(BrokenPipeError):  # a child that is gone already says so itself
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()
-            yield messages
-        finally:
-            process.kill()
-            listener.join()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-
-
-def _listen(process: subprocess.Popen[str], messages: SimpleQueue[dict[str, Any]], complaints: IO[bytes]) -> None:
-    assert process.stdout
-    for line in process.stdout:
-        messages.put(json.loads(line))
-    process.stdout.close()
-    code = process.wait()
-    if code > 0:
-        complaints.seek(0)
-        _LOG.debug("The download process said: %s", redact(complaints.read().decode(errors="replace")))
-    messages.put({"exit": code})
+def _complained(words: str) -> None:
+    _LOG.debug("The download process said: %s", redact(words))
 
 
 def _child_env() -> dict[str, str]:
     """Where and how the child works. It gets no token this way: an environment can be read from outside."""
     env = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
-    path = os.pathsep.join(part for part in (str(_PACKAGE_ROOT), env.get("PYTHONPATH")) if part)
     return env | {
-        "PYTHONPATH": path,
         "HF_ENDPOINT": endpoint(),
         "HF_HUB_CACHE": str(cache_folder().absolute()),
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -6,9 +6,6 @@ It reads one order as a line of JSON from stdin, reports with lines of JSON on s
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from studio.errors import Damaged, StudioError
+from studio.child import say, serve
+from studio.errors import Damaged
 from studio.hub.cache import blob_file, partial_file, size_of, snapshot_folder, storage_folder
 from studio.hub.client import Token, authorization, cache_folder, endpoint, explained
 from studio.hub.repos import RepoFile
@@ -45,18 +43,15 @@ class Order:
 
 def main() -> None:
     """Carry out the order on stdin."""
-    fields = json.loads(sys.stdin.readline())
+    # It ends at once: other files may still be on their way, and what is there of them is kept.
+    serve(_carry_out)
+
+
+def _carry_out(fields: dict[str, Any]) -> None:
     order = Order(**fields | {"files": tuple(RepoFile(**file) for file in fields["files"])})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     threading.Thread(target=_report, args=(order,), daemon=True).start()
-    try:
-        with explained(order.repo):
-            fetch(order)
-    except StudioError as error:
-        say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-    else:
-        say({"finished": True})
-    os._exit(0)  # at once: other files may still be on their way, and what is there of them is kept
+    with explained(order.repo):
+        fetch(order)
 
 
 def fetch(order: Order) -> None:
@@ -167,11 +162,6 @@ def _body(order: Order, file: RepoFile, have: int) -> Iterator[bytes]:
             skip = max(0, skip - len(chunk))
 
 
-def say(message: dict[str, Any]) -> None:
-    """Tell the parent, in one write, as two threads speak."""
-    os.write(1, json.dumps(message).encode() + b"\n")
-
-
 def _report(order: Order) -> None:
     """Tell how far things are whenever that has changed: silence is how the parent sees that nothing moves."""
     last = 0
@@ -180,11 +170,6 @@ def _report(order: Order) -> None:
         if (now := sum(order.received.copy().values())) != last:
             say({"received": now})
             last = now
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()  # returns when the parent is gone, however it went
-    os._exit(1)
 
 
 if __name__ == "__main__":

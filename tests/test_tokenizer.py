@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pico import CHAT_TEMPLATE, byte_tokenizer
 
-from studio import tokenizer as tokenizer_module
 from studio.errors import Damaged, InputError, Unsupported
 from studio.tokenizer import TEMPLATE_SECONDS, Message, encode, load_tokenizer, render
+from studio.tokenizer import template as template_module
 
 CHAT = (Message("system", "Be kind."), Message("user", "Hé 😀"), Message("assistant", "Yes. "), Message("user", "So?"))
 REPLY = CHAT[:3]
@@ -178,7 +178,7 @@ def test_a_template_that_loops_for_ever_is_stopped_and_the_thread_goes_on():
 
 
 def test_other_threads_run_on_while_a_template_loops(monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "TEMPLATE_SECONDS", 0.3)
+    monkeypatch.setattr(template_module, "TEMPLATE_SECONDS", 0.3)
     caught = []
 
     def work():

@@ -1,4 +1,4 @@
-"""Text into ids: the tokenizer of a model and its chat template, the same for chat, training and export."""
+"""A conversation as the text that the model reads: its own chat template, in a sandbox with a time limit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from studio import gguf
-from studio.errors import Damaged, InputError, Unsupported
+from studio.errors import InputError, Unsupported
+from studio.tokenizer.reading import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,40 +28,6 @@ class Message:
 
     role: Role
     content: str
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a model folder, or of a GGUF file. Never uses the network, never runs code from the folder.
-
-    Raises Unsupported where there is none and Damaged where its files cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    packed = gguf.found(folder)
-    if not packed and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise Unsupported(
-            "This model comes without a tokenizer.",
-            "Take the tokenizer files (tokenizer.json, tokenizer_config.json) from the model it was made from.",
-        )
-    try:
-        options = gguf.load_options(packed) if packed else {}
-        place = packed.parent if packed else folder
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False, **options)
-    except BaseException as error:
-        # The Rust part has no class of its own: it raises Exception itself, for a file of a newer version too.
-        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
-            raise
-        raise Damaged(
-            f"The tokenizer cannot be read: {_first_line(error)}",
-            "Download the model again, or take the tokenizer files from the model it was made from.",
-        ) from error
-    if len(tokenizer) == 0:
-        raise Damaged("The tokenizer has an empty vocabulary.", "Download the model again.")
-    return tokenizer
-
-
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RecursionError)
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, ...], *, continue_last: bool = False) -> str:
@@ -103,15 +68,10 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, ...], *,
         MemoryError,
     ) as error:
         raise InputError(
-            f"The chat template of this model refuses this conversation: {_first_line(error)}",
+            f"The chat template of this model refuses this conversation: {first_line(error)}",
             "Leave the system prompt empty or change the order of the turns; some templates allow neither.",
         ) from error
     return str(rendered)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> list[int]:
-    """Token ids of `text`. `special_tokens` adds those of the tokenizer around it; a chat template brings its own."""
-    return list(tokenizer(text, add_special_tokens=special_tokens).input_ids)
 
 
 def _refuse_powers(template: str) -> None:
@@ -153,8 +113,3 @@ def _deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -57,3 +59,13 @@ class Finished(Generic[T]):
     """Always the last event of a job that worked; carries its result."""
 
     result: T
+
+
+def outcome(job: Generator[Progress | Finished[T], None, None]) -> Generator[Progress, None, T]:
+    """Pass on what a job says and return what it ends with. Closing this closes the job at once."""
+    with closing(job):
+        for event in job:
+            if isinstance(event, Finished):
+                return event.result
+            yield event
+    raise AssertionError("a job ends with Finished or raises")

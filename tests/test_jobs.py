@@ -15,7 +15,7 @@ from studio import hub, jobs
 from studio.errors import InputError, NotFound, Offline, PickleOnly, StudioError, Unsupported
 from studio.events import Finished, Phase, Progress, TextDelta
 from studio.generation import GenerationSettings, Prompt, Reply
-from studio.jobs import SESSION, GenerationRequest
+from studio.jobs import SESSION, GenerationRequest, model
 from studio.loading import LoadPlan, Resident
 from studio.models import STARTER, ModelRef, Precision
 from studio.settings import STARTER_FOLDER
@@ -111,7 +111,7 @@ def test_requests_events_and_results_can_be_pickled(request_):
 
 
 def test_what_the_accelerator_runs_can_be_pickled():
-    for job in (jobs._generate, jobs._load, jobs._unload):
+    for job in (model._generate, model._load, model._unload):
         assert pickle.loads(pickle.dumps(job)) is job
 
 

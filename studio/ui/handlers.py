@@ -7,18 +7,21 @@ import html
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from studio import hub
 from studio.errors import StudioError
+from studio.events import Finished, Progress, Waiting
 from studio.settings import Settings
 from studio.ui import wording
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
 """Events that need the model. They are let in together: the session keeps the line, and says who is in front."""
@@ -102,6 +105,16 @@ def errors_as_dialogs() -> Iterator[None]:
             title="This is a bug in the studio",
             duration=None,
         ) from error
+
+
+def told(job: Generator[Progress | Waiting | Finished[Result], None, None]) -> Generator[Update, None, Result]:
+    """Show the progress of a job as the output `note`; return its result."""
+    with closing(job) as events:
+        for event in events:
+            if isinstance(event, Finished):
+                return event.result
+            yield {"note": wording.progress(event)}
+    raise AssertionError("a job ends with Finished or raises")
 
 
 def hub_token() -> hub.Token:

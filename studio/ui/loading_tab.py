@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
 from studio import advice, compute, jobs
 from studio.errors import InputError, PickleOnly, StudioError
-from studio.events import Finished, Progress, Waiting
 from studio.inspection import Inspection
 from studio.keeping import Kept
 from studio.loading import ATTENTION, AUTO, Outlook, Placement, Quantization, Resident
@@ -21,10 +19,9 @@ from studio.quality import Quality
 from studio.settings import Settings
 from studio.speed import Speed
 from studio.ui import form, loading_view, wording
-from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
+from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel, told
 from studio.ui.model_strip import plan_for
 
-Result = TypeVar("Result")
 _DEFER = {"trigger_mode": "always_last"}
 """A click while the answer before is still coming is heard afterwards, where Gradio would drop it."""
 
@@ -129,7 +126,7 @@ def _idle() -> Update:
 def foresee(*, model: str | None, precision: str, **how: Any) -> Iterator[Update]:
     """Estimate what loading would take, before anything is downloaded."""
     plan = plan_for(model or "", precision, **how)
-    ahead: Outlook = yield from _told(jobs.foresee(plan, token=hub_token()))
+    ahead: Outlook = yield from told(jobs.foresee(plan, token=hub_token()))
     rules = advice.on_loading(ahead, compute.machine())
     wish = next((rule.precision for rule in rules if rule.precision), None)
     yield {
@@ -144,7 +141,7 @@ def foresee(*, model: str | None, precision: str, **how: Any) -> Iterator[Update
 def look_inside(*, model: str | None) -> Iterator[Update]:
     """Read what a checkpoint holds, without loading or downloading it."""
     work = jobs.inspect(ModelRef.parse(model or ""), token=hub_token(), against_architecture=True)
-    inside: Inspection = yield from _told(work)
+    inside: Inspection = yield from told(work)
     pickles_only = any(finding.id == "pickle-only" for finding in inside.findings)
     yield {
         "inside": loading_view.inspection(inside, advice.on_checkpoint(inside)),
@@ -157,7 +154,7 @@ def look_inside(*, model: str | None) -> Iterator[Update]:
 @_answering
 def mend(*, model: str | None) -> Iterator[Update]:
     """Convert a model that has pickle files only, and choose the folder that comes out."""
-    folder: Path = yield from _told(jobs.convert(ModelRef.parse(model or ""), token=hub_token()))
+    folder: Path = yield from told(jobs.convert(ModelRef.parse(model or ""), token=hub_token()))
     words = f"Converted and compared byte for byte: {folder} is chosen now."
     yield {"model": str(folder), "note": wording.done(words)}
 
@@ -170,7 +167,7 @@ def _seen(model: str | None, pinned: str) -> str:
 @_answering
 def keep(*, name: str) -> Iterator[Update]:
     """Write the model in memory to a folder of the workspace, which loads again bit for bit."""
-    kept: Kept = yield from _told(jobs.keep(_resident().plan, name.strip(), token=hub_token()))
+    kept: Kept = yield from told(jobs.keep(_resident().plan, name.strip(), token=hub_token()))
     words = (
         f"Kept in {kept.folder}: {wording.size(kept.after)}, from {wording.size(kept.before)}, in "
         f"{wording.duration(kept.seconds)}. {kept.tensors} tensors were read back and are equal bit for bit."
@@ -181,14 +178,14 @@ def keep(*, name: str) -> Iterator[Update]:
 @_answering
 def check_quality() -> Iterator[Update]:
     """Hold the model in memory against itself in 16 bit."""
-    found: Quality = yield from _told(jobs.check_quality(_resident().plan, token=hub_token()))
+    found: Quality = yield from told(jobs.check_quality(_resident().plan, token=hub_token()))
     yield {"ahead": loading_view.quality(found), "note": ""}
 
 
 @_answering
 def measure_speed() -> Iterator[Update]:
     """Measure what each precision costs in speed on this machine."""
-    found: tuple[Speed, ...] = yield from _told(jobs.measure_speed())
+    found: tuple[Speed, ...] = yield from told(jobs.measure_speed())
     yield {"ahead": loading_view.speeds(found), "note": ""}
 
 
@@ -197,16 +194,6 @@ def _resident() -> Resident:
     if held is None:
         raise InputError("There is no model in memory.", "Press Load first.")
     return held
-
-
-def _told(work: Generator[Progress | Waiting | Finished[Result], None, None]) -> Generator[Update, None, Result]:
-    """Show the progress of a job; return its result."""
-    with closing(work) as events:
-        for event in events:
-            if isinstance(event, Finished):
-                return event.result
-            yield {"note": wording.progress(event)}
-    raise AssertionError("a job ends with Finished or raises")
 
 
 def stopped() -> Update:

@@ -1,0 +1,31 @@
+"""Everything slow, as requests in and events out: both can be pickled, and a model never leaves."""
+
+from __future__ import annotations
+
+from studio.jobs.fetching import fetch
+from studio.jobs.looking import convert, foresee, inspect
+from studio.jobs.model import (
+    SESSION,
+    GenerationRequest,
+    check_quality,
+    generate,
+    keep,
+    load,
+    measure_speed,
+    unload,
+)
+
+__all__ = [
+    "SESSION",
+    "GenerationRequest",
+    "check_quality",
+    "convert",
+    "fetch",
+    "foresee",
+    "generate",
+    "inspect",
+    "keep",
+    "load",
+    "measure_speed",
+    "unload",
+]

@@ -1,4 +1,4 @@
-"""The Hub as the studio sees it: search, facts and downloads. Nothing outside this package imports huggingface_hub.
+"""The Hub as the studio sees it: search, facts, downloads. Nothing outside this package imports huggingface_hub.
 
 Every call takes the token it may use; `False` is anonymous, and the login of this machine is never picked up by itself.
 Whatever goes wrong comes out as a StudioError.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from studio.hub.cache import CachedModel, cached, cached_models
 from studio.hub.client import Reach, Token, cache_folder, endpoint, forget_reach, machine_token, reach
 from studio.hub.downloading import download
-from studio.hub.peeking import Peek, peek
-from studio.hub.repos import RepoFacts, RepoFile, facts
+from studio.hub.peeking import Peek, Seen, peek
+from studio.hub.repos import RepoFacts, RepoFile, facts, holds_rows
 from studio.hub.searching import ModelCard, ModelSummary, SearchQuery, Sort, card, read_card, search
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "RepoFacts",
     "RepoFile",
     "SearchQuery",
+    "Seen",
     "Sort",
     "Token",
     "cache_folder",
@@ -32,6 +33,7 @@ __all__ = [
     "endpoint",
     "facts",
     "forget_reach",
+    "holds_rows",
     "machine_token",
     "peek",
     "reach",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.errors import StudioError
 from studio.hub.client import cache_folder, explained
-from studio.hub.repos import RepoFile, known_public, needed
-from studio.models import ModelRef
+from studio.hub.repos import RepoFile, holds_content, known_public, needed
+from studio.models import DatasetRef, ModelRef, Ref
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -31,25 +31,34 @@ class CachedModel:
     bytes: int
 
 
-def cached(ref: ModelRef, *, shared: bool = False) -> Path | None:
-    """The folder of a model if all that loading needs is there, else None.
+def cached(ref: ModelRef | DatasetRef, *, shared: bool = False, only: Collection[str] | None = None) -> Path | None:
+    """The folder of a model if all that loading needs is there, else None; of a dataset, with all rows or `only` those.
 
     The cache does not know who may read what is in it: private and gated models that somebody downloaded lie there too.
     So on a shared machine only a model that the Hub has called public since the studio was started is handed out.
     """
-    if shared and not known_public(ref.name):
+    if shared and not known_public(ref):
         return None
     with explained(str(ref)):
         commit = _commit(ref)
         if commit is None:
             return None
-        folder = snapshot_folder(ref.name, commit)
-        listing = _listing(ref.name, commit)
+        folder = snapshot_folder(ref, commit)
+        listing = _listing(ref, commit)
         if listing is None:
-            return folder if _looks_complete(folder) else None
-        files = needed(listing)
-        whole = any(file.path.endswith(".safetensors") for file in files) and not unsound(folder, files)
-        return folder if whole else None
+            return folder if isinstance(ref, ModelRef) and _looks_complete(folder) else None
+        files = needed(ref, listing, only=only)
+        return folder if holds_content(ref, files) and not unsound(folder, files) else None
+
+
+def remembered(ref: Ref, *, shared: bool = False) -> tuple[Ref, tuple[RepoFile, ...]] | None:
+    """The commit and the list of files that the cache was told of last, whatever of them is here. As in `cached`."""
+    if shared and not known_public(ref):
+        return None
+    with explained(str(ref)):
+        commit = _commit(ref)
+        listing = _listing(ref, commit) if commit else None
+        return None if commit is None or listing is None else (replace(ref, revision=commit), listing)
 
 
 def cached_models(*, shared: bool = False) -> list[CachedModel]:
@@ -66,28 +75,28 @@ def cached_models(*, shared: bool = False) -> list[CachedModel]:
     return found
 
 
-def storage_folder(repo: str) -> Path:
+def storage_folder(repo: ModelRef | DatasetRef) -> Path:
     """Where the cache keeps everything of one repository."""
-    return cache_folder() / f"models--{repo.replace('/', '--')}"
+    return cache_folder() / f"{repo.kind}--{repo.name.replace('/', '--')}"
 
 
-def snapshot_folder(repo: str, commit: str) -> Path:
+def snapshot_folder(repo: ModelRef | DatasetRef, commit: str) -> Path:
     """Where the cache shows the files of one commit under their names."""
     return storage_folder(repo) / "snapshots" / commit
 
 
-def blob_file(repo: str, sha256: str) -> Path:
+def blob_file(repo: ModelRef | DatasetRef, sha256: str) -> Path:
     """Where a large file is once it is whole."""
     return storage_folder(repo) / "blobs" / sha256
 
 
-def partial_file(repo: str, sha256: str) -> Path:
+def partial_file(repo: ModelRef | DatasetRef, sha256: str) -> Path:
     """Where a file is put together until it is whole. What is there when a download ends early is used by the next."""
     # huggingface_hub 2 no longer resumes in another process: it gives every attempt a name of its own, and deletes it.
     return blob_file(repo, f"{sha256}.incomplete")
 
 
-def bytes_here(repo: str, file: RepoFile) -> int:
+def bytes_here(repo: ModelRef | DatasetRef, file: RepoFile) -> int:
     """How much of a file need not be fetched any more, although its snapshot does not show it yet."""
     if file.sha256 is None:
         return 0
@@ -110,7 +119,7 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def remember_commit(ref: ModelRef, commit: str) -> None:
+def remember_commit(ref: ModelRef | DatasetRef, commit: str) -> None:
     """Note which commit a branch or tag stands for, so that it can be found without the network."""
     file = _ref_file(ref)
     if ref.revision == commit or _commit(ref) == commit:
@@ -122,25 +131,25 @@ def remember_commit(ref: ModelRef, commit: str) -> None:
         beside.replace(file)
 
 
-def _commit(ref: ModelRef) -> str | None:
+def _commit(ref: ModelRef | DatasetRef) -> str | None:
     if _COMMIT.fullmatch(ref.revision):
         return ref.revision
     file = _ref_file(ref)
     return file.read_text().strip() if file.is_file() else None
 
 
-def _ref_file(ref: ModelRef) -> Path:
+def _ref_file(ref: ModelRef | DatasetRef) -> Path:
     # Part by part, so that a revision that begins with a slash stays inside.
-    return storage_folder(ref.name).joinpath("refs", *ref.revision.split("/"))
+    return storage_folder(ref).joinpath("refs", *ref.revision.split("/"))
 
 
-def _listing(repo: str, commit: str) -> tuple[RepoFile, ...] | None:
+def _listing(ref: ModelRef | DatasetRef, commit: str) -> tuple[RepoFile, ...] | None:
     """All files of a commit, if the cache was told of them."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
-        tree = get_cached_repo_tree(repo, revision=commit, cache_dir=cache_folder())
+        tree = get_cached_repo_tree(ref.name, repo_type=ref.kind[:-1], revision=commit, cache_dir=cache_folder())
     except CachedRepoTreeNotFoundError:
         return None
     return tuple(RepoFile(file.path, file.size, file.lfs.sha256 if file.lfs else None) for file in tree)

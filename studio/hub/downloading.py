@@ -1,4 +1,4 @@
-"""Bring a model from the Hub into the Hugging Face cache, with progress, so that it can be stopped at any moment.
+"""Bring a model or a dataset from the Hub into the Hugging Face cache, with progress, and stop at any moment.
 
 The bytes are moved by a child process, `python -m studio.hub.fetching`: a thread that waits for the network cannot be
 stopped, a process can. Its orders, the token among them, go over stdin; its progress comes back as lines of JSON.
@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
@@ -22,7 +22,7 @@ from studio.hub.cache import bytes_here, cached, discard, remember_commit, snaps
 from studio.hub.client import Token, cache_folder, endpoint, explained, forget_reach
 from studio.hub.repos import RepoFacts, RepoFile, check_access, check_usable, facts
 from studio.hub.translation import redact
-from studio.models import ModelRef
+from studio.models import DatasetRef, ModelRef, Ref
 
 STALL_SECONDS = 30.0
 _BEAT_SECONDS = 0.2
@@ -31,10 +31,18 @@ _LOG = logging.getLogger(__name__)
 
 
 def download(
-    ref: ModelRef, *, token: Token, shared: bool = False, pickles: bool = False
+    ref: ModelRef | DatasetRef,
+    *,
+    token: Token,
+    shared: bool = False,
+    pickles: bool = False,
+    only: Collection[str] | None = None,
+    limit: int | None = None,
 ) -> Generator[Progress | Finished[Path], None, None]:
     """Fetch what loading needs, or with `pickles` what converting needs; ends with the folder.
 
+    Of a dataset, its card and the files with rows, or `only` those of the paths. Raises DoesNotFit, before anything is
+    fetched, where all of it has more than `limit` bytes.
     Events come every 0.2 seconds, and closing the iterator stops it.
 
     The Hub is asked first, as whoever holds the token, even where all is there: on a shared machine it decides who may
@@ -43,17 +51,17 @@ def download(
     """
     yield Progress(Phase.RESOLVE)
     try:
-        repo = replace(facts(ref, token=token), pickles=pickles)
-        check_access(repo, token=token)
+        repo = _wanted(ref, token, pickles, only)
     except HubError as error:
         refused = isinstance(error, NotFound | AccessDenied)
-        folder = None if refused and (shared or token) else cached(ref, shared=shared)
+        folder = None if refused and (shared or token) else cached(ref, shared=shared, only=only)
         if folder is None:
             raise
         yield Finished(folder)
         return
     check_usable(repo)
-    folder = snapshot_folder(repo.ref.name, repo.commit)
+    _check_limit(repo, limit)
+    folder = snapshot_folder(repo.ref, repo.commit)
     with explained(str(ref)):
         missing = _prepare(folder, repo)
     if missing:
@@ -63,7 +71,23 @@ def download(
     yield Finished(folder)
 
 
-def _prepare(folder: Path, repo: RepoFacts) -> list[RepoFile]:
+def _wanted(ref: Ref, token: Token, pickles: bool, only: Collection[str] | None) -> RepoFacts[Ref]:
+    repo = replace(facts(ref, token=token), pickles=pickles, only=only)
+    check_access(repo, token=token)
+    return repo
+
+
+def _check_limit(repo: RepoFacts[Ref], limit: int | None) -> None:
+    if limit is not None and repo.download_bytes > limit:
+        raise DoesNotFit(
+            f"{repo.ref} has {_human(repo.download_bytes)} to download; the limit here is {_human(limit)}.",
+            "Choose a smaller split or config, or another dataset."
+            if repo.ref.kind == "datasets"
+            else "Choose a smaller model.",
+        )
+
+
+def _prepare(folder: Path, repo: RepoFacts[Ref]) -> list[RepoFile]:
     """What is to be fetched; there is room for it, and nothing broken in its place."""
     missing = unsound(folder, repo.needed)
     for file in missing:
@@ -72,8 +96,8 @@ def _prepare(folder: Path, repo: RepoFacts) -> list[RepoFile]:
     return missing
 
 
-def _check_room(repo: RepoFacts, missing: list[RepoFile]) -> None:
-    needed = sum(file.size - bytes_here(repo.ref.name, file) for file in missing)
+def _check_room(repo: RepoFacts[Ref], missing: list[RepoFile]) -> None:
+    needed = sum(file.size - bytes_here(repo.ref, file) for file in missing)
     cache = cache_folder()
     disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(disk).free
@@ -84,7 +108,7 @@ def _check_room(repo: RepoFacts, missing: list[RepoFile]) -> None:
         )
 
 
-def _check_sizes(folder: Path, repo: RepoFacts) -> None:
+def _check_sizes(folder: Path, repo: RepoFacts[Ref]) -> None:
     broken = unsound(folder, repo.needed)
     for file in broken:
         discard(folder / file.path)
@@ -95,12 +119,18 @@ def _check_sizes(folder: Path, repo: RepoFacts) -> None:
         )
 
 
-def _fetch(repo: RepoFacts, missing: list[RepoFile], token: Token) -> Iterator[Progress]:
+def _fetch(repo: RepoFacts[Ref], missing: list[RepoFile], token: Token) -> Iterator[Progress]:
     """Run the child to its end. Raises what it reports, or HubError when it falls silent or dies."""
     name, total = repo.ref.name, repo.download_bytes
     there = total - sum(file.size for file in missing)
     done, heard = there, time.monotonic()
-    order = {"repo": name, "commit": repo.commit, "token": token, "files": [asdict(file) for file in missing]}
+    order = {
+        "kind": repo.ref.kind,
+        "repo": name,
+        "commit": repo.commit,
+        "token": token,
+        "files": [asdict(file) for file in missing],
+    }
     with child.working("studio.hub.fetching", order, env=_child_env(), complained=_complained) as messages:
         while True:
             yield Progress(Phase.DOWNLOAD, done, total)

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from studio.child import say, serve
 from studio.errors import Damaged
 from studio.hub.cache import blob_file, partial_file, size_of, snapshot_folder, storage_folder
 from studio.hub.client import Token, authorization, cache_folder, endpoint, explained
-from studio.hub.repos import RepoFile
+from studio.hub.repos import RepoFile, file_url
+from studio.models import DatasetRef, Kind, ModelRef
 
 _PARALLEL = 4
 _TRIES = 5  # in a row without a new byte, with 0.5 to 4 seconds between them
@@ -33,12 +33,18 @@ _REPORT_SECONDS = 0.2
 class Order:
     """Which files of which commit to fetch, as whom."""
 
+    kind: Kind
     repo: str
     commit: str
     token: Token
     files: tuple[RepoFile, ...]
     received: dict[str, int] = field(default_factory=dict)
     """Bytes on the disk by file; each file is written by one thread only."""
+
+    @property
+    def ref(self) -> ModelRef | DatasetRef:
+        """The repository by name."""
+        return ModelRef("hub", self.repo) if self.kind == "models" else DatasetRef("hub", self.repo)
 
 
 def main() -> None:
@@ -64,6 +70,7 @@ def fetch(order: Order) -> None:
     # It finds the large files where they belong, and fetches the small ones.
     snapshot_download(
         order.repo,
+        repo_type=order.kind[:-1],
         revision=order.commit,
         cache_dir=cache_folder(),
         allow_patterns=[escape(file.path) for file in order.files],
@@ -72,15 +79,15 @@ def fetch(order: Order) -> None:
         endpoint=endpoint(),
     )
     order.received.update(
-        {file.path: size_of(snapshot_folder(order.repo, order.commit) / file.path) or 0 for file in order.files}
+        {file.path: size_of(snapshot_folder(order.ref, order.commit) / file.path) or 0 for file in order.files}
     )
 
 
 def _fetch_large(order: Order, file: RepoFile) -> None:
     """Put a file that is known by its hash where the cache keeps it, unless it is there."""
     assert file.sha256
-    partial = partial_file(order.repo, file.sha256)
-    whole = blob_file(order.repo, file.sha256)
+    partial = partial_file(order.ref, file.sha256)
+    whole = blob_file(order.ref, file.sha256)
     partial.parent.mkdir(parents=True, exist_ok=True)
     with _alone(order, file, partial):
         if size_of(whole) == file.size:
@@ -102,7 +109,7 @@ def _alone(order: Order, file: RepoFile, partial: Path) -> Iterator[None]:
     """Wait until no other process fetches this file. The lock is the one that huggingface_hub takes for it."""
     from filelock import FileLock, Timeout
 
-    folder = cache_folder() / ".locks" / storage_folder(order.repo).name
+    folder = cache_folder() / ".locks" / storage_folder(order.ref).name
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{file.sha256}.lock")
     while not lock.is_locked:
@@ -147,7 +154,7 @@ def _body(order: Order, file: RepoFile, have: int) -> Iterator[bytes]:
     """The bytes of a file from `have` on, as they come in."""
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
-    url = f"{endpoint()}/{order.repo}/resolve/{order.commit}/{quote(file.path)}"
+    url = file_url(order.ref, order.commit, file)
     headers = (
         authorization(order.token) | {"accept-encoding": "identity"} | ({"range": f"bytes={have}-"} if have else {})
     )

@@ -1,4 +1,4 @@
-"""Look into a model on the Hub without downloading it: its small files, and the headers of its weights."""
+"""Look into a model or a dataset on the Hub without downloading it: its small files, and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TypeVar
-from urllib.parse import quote
+from typing import Generic, TypeVar
 
 from studio.errors import AccessDenied, Damaged, HubError, NotFound, StudioError
 from studio.events import Finished, Phase, Progress
 from studio.heartbeat import heartbeat
-from studio.hub.cache import cached
-from studio.hub.client import Token, authorization, endpoint, explained
-from studio.hub.repos import RepoFacts, RepoFile, check_access, facts
-from studio.models import ModelRef
+from studio.hub.cache import cached, remembered, snapshot_folder
+from studio.hub.client import Token, authorization, explained
+from studio.hub.repos import RepoFacts, RepoFile, check_access, facts, file_url
+from studio.models import ModelRef, Ref
 
 _SMALL = (
     "config.json",
@@ -32,6 +31,7 @@ _SMALL = (
     "adapter_config.json",
     "*.safetensors.index.json",
 )
+_CARD = ("README.md",)  # of a dataset: it says which files belong together
 _SPECULATIVE = 1 << 16  # most shards have a header that is shorter, so one request is enough
 _LIMIT = 100_000_000  # bytes of a header, which is the bound of the format, and of a small file
 _PARALLEL = 8
@@ -44,10 +44,10 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Peek:
-    """What was seen of a model at one commit, read and not yet understood."""
+class Seen(Generic[Ref]):
+    """What was seen of a model or a dataset at one commit, read and not yet understood."""
 
-    ref: ModelRef
+    ref: Ref
     """The revision is the commit."""
     files: tuple[RepoFile, ...] = ()
     contents: tuple[tuple[str, bytes], ...] = ()
@@ -58,11 +58,16 @@ class Peek:
     """The copy in the cache, where the Hub could not be asked; then nothing else is filled in."""
 
 
-def peek(ref: ModelRef, *, token: Token, shared: bool = False) -> Generator[Progress | Finished[Peek], None, None]:
-    """Fetch what there is to know without the weights. Events come every 0.2 seconds, and closing stops it at once.
+Peek = Seen[ModelRef]
+"""What was seen of a model."""
+
+
+def peek(ref: Ref, *, token: Token, shared: bool = False) -> Generator[Progress | Finished[Seen[Ref]], None, None]:
+    """Fetch what there is to know without the weights or rows. Events come every 0.2 seconds, closing stops at once.
 
     Progress counts files. Where the Hub cannot be asked, or says no to the anonymous owner of a machine, a complete
-    copy in the cache is named instead, on the terms of `cached`. Raises Damaged, or a HubError.
+    copy in the cache is named instead, on the terms of `cached`; of a dataset, what the cache was told of its files.
+    Raises Damaged, or a HubError.
     """
     yield Progress(Phase.RESOLVE)
     last = Progress(Phase.RESOLVE)
@@ -76,19 +81,34 @@ def peek(ref: ModelRef, *, token: Token, shared: bool = False) -> Generator[Prog
         seen = yield from heartbeat(lambda say, stop: _look(ref, token, say, stop), tell, every=_BEAT_SECONDS)
     except HubError as error:
         refused = isinstance(error, NotFound | AccessDenied)
-        folder = None if refused and (shared or token) else cached(ref, shared=shared)
-        if folder is None:
+        known = None if refused and (shared or token) else _in_the_cache(ref, shared)
+        if known is None:
             raise
-        # A snapshot of the cache is called by its commit.
-        seen = Peek(ModelRef("hub", ref.name, folder.name), folder=folder)
+        seen = known
     yield Finished(seen)
 
 
-def _look(ref: ModelRef, token: Token, say: Callable[[Progress], None], stop: Event) -> Peek:
+def _in_the_cache(ref: Ref, shared: bool) -> Seen[Ref] | None:
+    """What the cache has of it."""
+    if ref.kind == "models":
+        folder = cached(ref, shared=shared)
+        # A snapshot of the cache is called by its commit.
+        return Seen(replace(ref, revision=folder.name), folder=folder) if folder else None
+    known = remembered(ref, shared=shared)
+    if known is None:
+        return None
+    found, files = known
+    folder = snapshot_folder(found, found.revision)
+    contents = tuple((name, (folder / name).read_bytes()) for name in _CARD if (folder / name).is_file())
+    return Seen(found, files, contents, folder=folder)
+
+
+def _look(ref: Ref, token: Token, say: Callable[[Progress], None], stop: Event) -> Seen[Ref]:
     """Everything, in two rounds: the list of files, then all that is read of them, side by side."""
     [(_, repo)] = _side_by_side([partial(_find, ref, token)], stop)
     reader = _Reader(repo, token, stop)
-    small = [file for file in repo.files if any(_is_called(file, pattern) for pattern in _SMALL)]
+    names = _SMALL if ref.kind == "models" else _CARD
+    small = [file for file in repo.files if any(_is_called(file, pattern) for pattern in names)]
     weights = [file for file in repo.files if _is_called(file, "*.safetensors")]
     tasks = [*(partial(reader.content, file) for file in small), *(partial(reader.start, file) for file in weights)]
     read: dict[int, bytes] = {}
@@ -97,10 +117,10 @@ def _look(ref: ModelRef, token: Token, say: Callable[[Progress], None], stop: Ev
         read[number] = data
         say(Progress(Phase.RESOLVE, len(read), len(tasks)))
     found = [(file.path, read[number]) for number, file in enumerate([*small, *weights])]
-    return Peek(repo.ref, repo.files, tuple(found[: len(small)]), tuple(found[len(small) :]))
+    return Seen(repo.ref, repo.files, tuple(found[: len(small)]), tuple(found[len(small) :]))
 
 
-def _find(ref: ModelRef, token: Token) -> RepoFacts:
+def _find(ref: Ref, token: Token) -> RepoFacts[Ref]:
     repo = facts(ref, token=token)
     check_access(repo, token=token)
     return repo
@@ -158,10 +178,10 @@ def _next(done: SimpleQueue[Result], stop: Event) -> Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(Generic[Ref]):
     """Reads parts of the files of one commit."""
 
-    repo: RepoFacts
+    repo: RepoFacts[Ref]
     token: Token
     stop: Event
 
@@ -170,7 +190,7 @@ class _Reader:
         if file.size > _LIMIT:
             raise Damaged(
                 f"{file.path} of {self.repo.ref.name} has {file.size:,} bytes, which no such file needs.",
-                "Choose another model, or download this one and look at the file.",
+                f"Choose another {self.repo.ref.kind[:-1]}, or download this one and look at the file.",
             )
         return self._part(file, 0, file.size)
 
@@ -210,7 +230,7 @@ class _Reader:
 
         if begin >= end:
             return
-        url = f"{endpoint()}/{self.repo.ref.name}/resolve/{self.repo.commit}/{quote(file.path)}"
+        url = file_url(self.repo.ref, self.repo.commit, file)
         wanted = {"range": f"bytes={begin}-{end - 1}"} if end - begin < file.size else {}
         headers = authorization(self.token) | {"accept-encoding": "identity"} | wanted
         with get_session().stream("GET", url, headers=headers, timeout=_READ_SECONDS) as response:

@@ -1,20 +1,20 @@
-"""What the Hub knows about models, and which of their files a text model needs."""
+"""What the Hub knows about models and datasets, and which of their files the studio needs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 from urllib.parse import quote
 
 from studio.errors import AccessDenied, NotFound, PickleOnly, Unsupported
-from studio.hub.client import Token, ask, explained
-from studio.models import ModelRef
+from studio.hub.client import Token, ask, endpoint, explained
+from studio.models import DatasetRef, ModelRef, Ref
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
+    from huggingface_hub import DatasetInfo, ModelInfo
 
 _NEEDED = (
     "config*.json",
@@ -40,7 +40,13 @@ _NEEDED = (
 _NEVER = ("consolidated*.safetensors", "*.py", "*.bin", "*.pt", "*.pth")
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _PICKLES = re.compile(r"(?:^|/)(?!training_args|optimizer|scheduler|rng_state)[^/]+\.(?:bin|pt|pth|ckpt|pkl)$")
-_PUBLIC: set[str] = set()
+_ROWS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt")
+# Not rows, though they are called like it.
+_NO_ROWS = re.compile(
+    r"(?:^|/)(?:config|datasets?_infos?|dataset_dict|state|requirements|licen[cs]e|notice|readme)[^/]*\.(?:json|txt)$",
+    re.I,
+)
+_PUBLIC: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,10 @@ class RepoFile:
 
 
 @dataclass(frozen=True, slots=True)
-class RepoFacts:
-    """A model at one commit: who may read it, what it is and which files it has. What the Hub does not say is None."""
+class RepoFacts(Generic[Ref]):
+    """A model or a dataset at one commit: who may read it, what it is, its files. What the Hub does not say is None."""
 
-    ref: ModelRef
+    ref: Ref
     """The revision is the commit, whatever it was called when it was asked for."""
     private: bool
     gated: bool
@@ -69,6 +75,8 @@ class RepoFacts:
     files: tuple[RepoFile, ...]
     pickles: bool = False
     """Whether weights that are pickles count as needed: to be converted, never to be opened."""
+    only: Collection[str] | None = None
+    """The files of a dataset that are needed, by path; all that hold rows where that is None."""
 
     @property
     def commit(self) -> str:
@@ -78,7 +86,7 @@ class RepoFacts:
     @property
     def needed(self) -> tuple[RepoFile, ...]:
         """The files that loading needs, which are those that are downloaded."""
-        return needed(self.files, pickles=self.pickles)
+        return needed(self.ref, self.files, pickles=self.pickles, only=self.only)
 
     @property
     def download_bytes(self) -> int:
@@ -86,21 +94,23 @@ class RepoFacts:
         return sum(file.size for file in self.needed)
 
 
-def facts(ref: ModelRef, *, token: Token) -> RepoFacts:
-    """What the Hub says about a model to whoever holds the token. Gated models show these facts to everyone."""
-    from huggingface_hub import ModelInfo
+def facts(ref: Ref, *, token: Token) -> RepoFacts[Ref]:
+    """What the Hub says about a model or dataset to whoever holds the token. Gated ones show it to everyone."""
+    from huggingface_hub import DatasetInfo, ModelInfo
 
-    path = f"models/{ref.name}/revision/{quote(ref.revision, safe='')}"
+    path = f"{ref.kind}/{ref.name}/revision/{quote(ref.revision, safe='')}"
+    read = ModelInfo if ref.kind == "models" else DatasetInfo
     try:
         with explained(str(ref)):
-            info = ModelInfo(**ask(path, token=token, what=str(ref), params={"blobs": True}).json())
+            info = read(**ask(path, token=token, what=str(ref), params={"blobs": True}).json())
     except (NotFound, AccessDenied):
-        _PUBLIC.discard(ref.name)
+        _PUBLIC.discard((ref.kind, ref.name))
         raise
     public = not info.private and not info.gated
-    (_PUBLIC.add if public else _PUBLIC.discard)(ref.name)
-    config = info.config or {}
-    weights = info.safetensors
+    (_PUBLIC.add if public else _PUBLIC.discard)((ref.kind, ref.name))
+    # Of a model alone.
+    config = getattr(info, "config", None) or {}
+    weights = getattr(info, "safetensors", None)
     return RepoFacts(
         ref=replace(ref, revision=str(info.sha)),
         private=bool(info.private),
@@ -117,19 +127,33 @@ def facts(ref: ModelRef, *, token: Token) -> RepoFacts:
     )
 
 
-def check_access(repo: RepoFacts, *, token: Token) -> None:
-    """Raise AccessDenied where the token may see a gated model but not read its files."""
+def file_url(ref: ModelRef | DatasetRef, commit: str, file: RepoFile) -> str:
+    """Where the Hub has one version of a file."""
+    folder = "datasets/" if ref.kind == "datasets" else ""
+    return f"{endpoint()}/{folder}{ref.name}/resolve/{commit}/{quote(file.path)}"
+
+
+def check_access(repo: RepoFacts[Ref], *, token: Token) -> None:
+    """Raise AccessDenied where the token may see a gated model or dataset but not read its files."""
     if repo.gated:
-        ask(f"models/{repo.ref.name}/auth-check", token=token, what=repo.ref.name)
+        ask(f"{repo.ref.kind}/{repo.ref.name}/auth-check", token=token, what=repo.ref.name)
 
 
-def known_public(repo: str) -> bool:
-    """Whether the Hub has shown this model to everyone since the studio was started."""
-    return repo in _PUBLIC
+def known_public(ref: ModelRef | DatasetRef) -> bool:
+    """Whether the Hub has shown this model or dataset to everyone since the studio was started."""
+    return (ref.kind, ref.name) in _PUBLIC
 
 
-def needed(files: Iterable[RepoFile], *, pickles: bool = False) -> tuple[RepoFile, ...]:
-    """The files that a text model or an adapter is loaded from, or converted from, and its card and licence."""
+def needed(
+    ref: ModelRef | DatasetRef,
+    files: Iterable[RepoFile],
+    *,
+    pickles: bool = False,
+    only: Collection[str] | None = None,
+) -> tuple[RepoFile, ...]:
+    """The files that a model is loaded from, or converted from, or that a dataset is read from, and its card."""
+    if ref.kind == "datasets":
+        return tuple(file for file in files if file.path == "README.md" or _wanted(file.path, only))
     files = list(files)
     chosen = [file for file in files if _matches(file.path, _NEEDED) and not _matches(file.path, _NEVER)]
     if pickles:
@@ -140,10 +164,30 @@ def needed(files: Iterable[RepoFile], *, pickles: bool = False) -> tuple[RepoFil
     return tuple(chosen)
 
 
-def check_usable(repo: RepoFacts) -> None:
-    """Raise Unsupported where the list of files alone shows that the studio cannot load the model."""
+def holds_rows(path: str) -> bool:
+    """Whether the studio reads rows from a file of this name."""
+    return path.lower().endswith(_ROWS) and not _NO_ROWS.search(path)
+
+
+def holds_content(ref: ModelRef | DatasetRef, files: Iterable[RepoFile]) -> bool:
+    """Whether weights, or rows, are among the files, and not only what is beside them."""
+    return any(
+        file.path.endswith(".safetensors") if ref.kind == "models" else file.path != "README.md" for file in files
+    )
+
+
+def _wanted(path: str, only: Collection[str] | None) -> bool:
+    return holds_rows(path) if only is None else path in only
+
+
+def check_usable(repo: RepoFacts[Ref]) -> None:
+    """Raise Unsupported where the list of files alone shows that the studio cannot use it."""
     paths = [file.path for file in repo.files]
     name = repo.ref.name
+    if repo.ref.kind == "datasets":
+        if not any(holds_rows(path) for path in paths):
+            raise _no_rows(name, paths)
+        return
     if "model_index.json" in paths:
         raise Unsupported(
             f"{name} is a pipeline of several models, as for images, not a text model.",
@@ -155,9 +199,23 @@ def check_usable(repo: RepoFacts) -> None:
         raise Unsupported(f"{name} has no config.json, so it is not a model of transformers.", "Choose another model.")
 
 
-def license_of(info: ModelInfo) -> str | None:
-    """The licence that a model is tagged with."""
+def license_of(info: ModelInfo | DatasetInfo) -> str | None:
+    """The licence that a model or dataset is tagged with."""
     return next((tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")), None)
+
+
+def _no_rows(name: str, paths: list[str]) -> Unsupported:
+    if any(path.endswith(".py") for path in paths):
+        return Unsupported(
+            f"{name} is a script that makes the rows, and the studio runs no code of a repository.",
+            f"The Hub often has a converted copy: try {name}@refs/convert/parquet.",
+        )
+    others = sorted({path.rpartition("/")[2].partition(".")[2] for path in paths if "." in path.lstrip(".")} - {"md"})
+    holds = f"only .{', .'.join(others[:5])}" if others else "no files with rows"
+    return Unsupported(
+        f"{name} holds {holds}, which the studio cannot read as rows of text.",
+        f"Choose a dataset with files of {', '.join(_ROWS)}, or try {name}@refs/convert/parquet.",
+    )
 
 
 def _no_weights(name: str, paths: list[str]) -> Unsupported:

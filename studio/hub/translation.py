@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _TOKEN = re.compile(r"\b(?:hf|api_org)_\w+|(?<=Bearer )[^\s'\"]+")
-_AGAIN = "Try again in a few minutes. Models that are on this machine already can be used meanwhile."
-OFFLINE_HINT = "Check the connection, or use a model that is on this machine already, such as starter."
+_AGAIN = "Try again in a few minutes. What is on this machine already can be used meanwhile."
+OFFLINE_HINT = "Check the connection, or use what is on this machine already: the starter always is."
 
 
 def redact(text: str) -> str:
@@ -91,7 +91,9 @@ def _refusal(error: HfHubHTTPError, what: str) -> StudioError:
     """What the Hub answered instead. Most specific first: to its client, a gated repository is also a missing one."""
     from huggingface_hub import errors
 
-    page = f"{error.response.url.copy_with(path='/', query=None)}{what.partition('@')[0]}"
+    kind = "dataset" if re.match("/(api/)?datasets/", error.response.url.path) else "model"
+    page = f"{error.response.url.copy_with(path='/datasets/' if kind == 'dataset' else '/', query=None)}"
+    page += re.split("[@:]", what)[0]
     anonymous = "authorization" not in error.response.request.headers
     if isinstance(error, errors.GatedRepoError):
         hint = (
@@ -101,7 +103,7 @@ def _refusal(error: HfHubHTTPError, what: str) -> StudioError:
         )
         return AccessDenied(f"{what} is gated: its authors decide who may read it.", f"{hint}, then try again.")
     if isinstance(error, errors.DisabledRepoError):
-        return AccessDenied(f"The Hub has disabled {what}.", "Choose another model.")
+        return AccessDenied(f"The Hub has disabled {what}.", f"Choose another {kind}.")
     if isinstance(error, errors.RevisionNotFoundError):
         return NotFound(
             f"There is no revision of that name in {what}.", f"Look at the branches of {page}, or leave the @ out."
@@ -110,7 +112,7 @@ def _refusal(error: HfHubHTTPError, what: str) -> StudioError:
         return NotFound(f"A file of {what} is missing on the Hub.", "It may just have changed: try again.")
     if isinstance(error, errors.RepositoryNotFoundError):
         hint = "or sign in if it is private" if anonymous else "and that your token may read it if it is private"
-        return NotFound(f"There is no model called {what}, or it is hidden.", f"Check the spelling, {hint}.")
+        return NotFound(f"There is no {kind} called {what}, or it is hidden.", f"Check the spelling, {hint}.")
     if error.response.status_code == 401 and anonymous:
         return AccessDenied(f"The Hub shows {what} only to those it knows.", "Sign in, then try again.")
     return _by_status(error.response, what, redact(error.server_message or ""))
@@ -128,7 +130,7 @@ def _by_status(response: Response, what: str, said: str) -> StudioError:
         case 403:
             return AccessDenied(
                 f"The Hub does not let this token read {what}. {said}".rstrip(),
-                "Use a token that has read access to the model.",
+                "Use a token that has read access to it.",
             )
         case 404:
             return NotFound(f"The Hub has nothing called {what}.", "Check the spelling.")

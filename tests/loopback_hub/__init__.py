@@ -71,8 +71,9 @@ class LoopbackHub:
         self._thread.join()
 
     def add(self, repo: str, files: Path | Mapping[str, bytes | str], **settings: Any) -> Repo:
-        """Put a model on the Hub, from a folder or from contents by path. For the settings see `Repo`."""
-        added = self.repos[repo] = Repo(repo, **settings)
+        """Put a model or dataset on the Hub, from a folder or from contents by path. For the settings see `Repo`."""
+        added = Repo(repo, **settings)
+        self.repos[added.path] = added
         added.commit(files)
         return added
 

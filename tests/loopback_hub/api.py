@@ -42,7 +42,7 @@ class Asked:
 
     def repo(self, *, content: bool = False) -> Repo:
         """The repository in the path, if the user may see it and, for its content, read it."""
-        repo = self.hub.repos.get(self.parts["repo"])
+        repo = self.hub.repos.get(self.parts["repo"].removeprefix("models/"))
         if repo is None or (repo.private and self.user != repo.owner):
             # The Hub sends this code with 404 only. Over http the client needs it with 401 as well to raise what it
             # raises over https.
@@ -50,7 +50,7 @@ class Asked:
         if repo.disabled:
             raise Refusal(403, "Access to this resource is disabled.")
         if content and repo.gated and self.user not in {repo.owner, *repo.allowed}:
-            raise Refusal(403 if self.user else 401, f"Access to model {repo.name} is restricted.", "GatedRepo")
+            raise Refusal(403 if self.user else 401, f"Access to {repo.path} is restricted.", "GatedRepo")
         return repo
 
     def commit(self, repo: Repo) -> str:
@@ -75,7 +75,8 @@ def search(asked: Asked) -> Answer:
     order = asked.query("sort") or "downloads"
     if order not in _ORDERS:
         raise Refusal(400, f"Invalid sort: {order}")
-    found = [repo.describe(repo.refs["main"]) for repo in asked.hub.repos.values() if _visible(repo, asked)]
+    shown = [repo for repo in asked.hub.repos.values() if repo.kind == "models" and _visible(repo, asked)]
+    found = [repo.describe(repo.refs["main"]) for repo in shown]
     found = [said for said in found if _fits(said, asked)]
     found.sort(key=lambda said: said[order], reverse=asked.query("direction") != "1")
     begin, limit = int(asked.query("cursor") or 0), int(asked.query("limit") or 1000)
@@ -154,7 +155,7 @@ def resolve(asked: Asked) -> Answer:
     headers = {"x-repo-commit": sha, "etag": f'"{blob.etag}"'}
     if not blob.large:
         return Answer.file(blob.content, asked.request, headers)
-    location = f"{asked.hub.cdn}/_cdn/{quote(repo.name)}/{blob.sha256}"
+    location = f"{asked.hub.cdn}/_cdn/{quote(repo.path)}/{blob.sha256}"
     linked = {"location": location, "x-linked-etag": f'"{blob.sha256}"', "x-linked-size": str(len(blob.content))}
     return Answer(302, headers | linked, b"")
 
@@ -170,19 +171,19 @@ def harnesses(_: Asked) -> Answer:
     return Answer.json({})
 
 
-_REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
-_MODEL = rf"/api/models/{_REPO}"
+_REPO = r"(?P<repo>(?:datasets/)?[^/]+(?:/[^/]+)?)"
+_INFO = r"/api/(?P<repo>(?:models|datasets)/[^/]+(?:/[^/]+)?)"
 _REVISION = r"(?P<revision>[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[[Asked], Answer]]] = [
     ("GET", r"/api/whoami-v2", whoami),
     ("GET", r"/api/agent-harnesses", harnesses),
     ("GET|HEAD", r"/api/models", search),
-    ("GET", rf"{_MODEL}/tree/{_REVISION}(?P<path>/.*)?", tree),
-    ("POST", rf"{_MODEL}/paths-info/{_REVISION}", paths_info),
-    ("GET", rf"{_MODEL}/refs", refs),
-    ("GET", rf"{_MODEL}/auth-check", auth_check),
-    ("GET", rf"{_MODEL}/revision/{_REVISION}", info),
-    ("GET", _MODEL, info),
+    ("GET", rf"{_INFO}/tree/{_REVISION}(?P<path>/.*)?", tree),
+    ("POST", rf"{_INFO}/paths-info/{_REVISION}", paths_info),
+    ("GET", rf"{_INFO}/refs", refs),
+    ("GET", rf"{_INFO}/auth-check", auth_check),
+    ("GET", rf"{_INFO}/revision/{_REVISION}", info),
+    ("GET", _INFO, info),
     ("GET|HEAD", rf"/_cdn/{_REPO}/(?P<sha256>[0-9a-f]{{64}})", cdn),
     ("GET|HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", resolve),
 ]

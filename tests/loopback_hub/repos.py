@@ -1,4 +1,4 @@
-"""A model repository: its commits, who may read it, and how the Hub describes it in JSON."""
+"""A repository: its commits, who may read it, and how the Hub describes it in JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-_LARGE = re.compile(r"\.(safetensors|bin|gguf|pt|pth|onnx|model|h5)$")  # from the Hub's default .gitattributes
+_LARGE = re.compile(r"\.(safetensors|bin|gguf|pt|pth|onnx|model|h5|parquet)$")  # from the Hub's default .gitattributes
 _LARGE_BYTES = 1_000_000
 _DATE = "2026-01-01T00:00:00.000Z"
 
@@ -42,9 +42,13 @@ class Blob:
 
 @dataclass
 class Repo:
-    """A model. Private: its owner alone knows it. Gated: all see it, only the owner and `allowed` read its files."""
+    """A model or a dataset.
+
+    Private: its owner alone knows it. Gated: all see it, only the owner and `allowed` read its files.
+    """
 
     name: str
+    kind: Literal["models", "datasets"] = "models"
     private: bool = False
     gated: bool = False
     disabled: bool = False
@@ -61,6 +65,11 @@ class Repo:
     updated: str = _DATE
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Where its page is."""
+        return self.name if self.kind == "models" else f"datasets/{self.name}"
 
     @property
     def owner(self) -> str:
@@ -87,7 +96,7 @@ class Repo:
         return self.refs.get(revision) or (revision if revision in self.commits else None)
 
     def describe(self, sha: str, *, blobs: bool = False) -> dict[str, Any]:
-        """What `/api/models/…` says about one commit; `blobs` adds sizes and hashes."""
+        """What `/api/models/…` or `/api/datasets/…` says about one commit; `blobs` adds sizes and hashes."""
         tree = self.commits[sha]
         said = {
             "id": self.name,
@@ -108,7 +117,8 @@ class Repo:
             "safetensors": _count_weights(tree),
             "siblings": [{"rfilename": path} | (_sibling(blob) if blobs else {}) for path, blob in tree.items()],
         }
-        return {key: value for key, value in said.items() if value is not None}
+        of_a_model = {"pipeline_tag", "library_name", "config", "safetensors"} if self.kind == "datasets" else set()
+        return {key: value for key, value in said.items() if value is not None and key not in of_a_model}
 
     def entries(self, sha: str, folder: str = "", *, recursive: bool = False) -> list[dict[str, Any]]:
         """What `/api/models/…/tree` lists: the files, without the folders, which the client skips."""
@@ -124,6 +134,8 @@ class Repo:
         return self.library or next((library for mark, library in marks.items() if mark in tree), None)
 
     def _tags(self, tree: dict[str, Blob]) -> list[str]:
+        if self.kind == "datasets":
+            return [*([f"license:{self.license}"] if self.license else []), *self.tags]
         formats = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".bin": "pytorch"}
         by_files = [tag for ending, tag in formats.items() if any(path.endswith(ending) for path in tree)]
         said = [self._library(tree), self.task, f"license:{self.license}" if self.license else None]

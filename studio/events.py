@@ -16,6 +16,7 @@ class Phase(StrEnum):
 
     RESOLVE = "resolve"  # asking the Hub which files there are
     DOWNLOAD = "download"  # counted in bytes
+    OPEN = "open"  # reading a tokenizer
     CONVERT = "convert"  # pickles into safetensors, counted in bytes of the pickles
     WARM_UP = "warm up"  # importing PyTorch and Transformers, once after a start
     MAKE_ROOM = "make room"  # letting go of the model that was there before

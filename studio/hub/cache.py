@@ -16,7 +16,7 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.hub.client import cache_folder, explained
-from studio.hub.repos import RepoFile, holds_content, known_public, needed
+from studio.hub.repos import Part, RepoFile, holds_content, known_public, needed
 from studio.models import DatasetRef, ModelRef, Ref
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,8 +31,14 @@ class CachedModel:
     bytes: int
 
 
-def cached(ref: ModelRef | DatasetRef, *, shared: bool = False, only: Collection[str] | None = None) -> Path | None:
-    """The folder of a model if all that loading needs is there, else None; of a dataset, with all rows or `only` those.
+def cached(
+    ref: ModelRef | DatasetRef,
+    *,
+    shared: bool = False,
+    part: Part = "model",
+    only: Collection[str] | None = None,
+) -> Path | None:
+    """The folder of a model if all of a part is there, else None; of a dataset, with all rows or `only` those.
 
     The cache does not know who may read what is in it: private and gated models that somebody downloaded lie there too.
     So on a shared machine only a model that the Hub has called public since the studio was started is handed out.
@@ -46,9 +52,9 @@ def cached(ref: ModelRef | DatasetRef, *, shared: bool = False, only: Collection
         folder = snapshot_folder(ref, commit)
         listing = _listing(ref, commit)
         if listing is None:
-            return folder if isinstance(ref, ModelRef) and _looks_complete(folder) else None
-        files = needed(ref, listing, only=only)
-        return folder if holds_content(ref, files) and not unsound(folder, files) else None
+            return folder if isinstance(ref, ModelRef) and _looks_complete(folder, part) else None
+        files = needed(ref, listing, part=part, only=only)
+        return folder if holds_content(ref, files, part=part) and not unsound(folder, files) else None
 
 
 def remembered(ref: Ref, *, shared: bool = False) -> tuple[Ref, tuple[RepoFile, ...]] | None:
@@ -155,8 +161,10 @@ def _listing(ref: ModelRef | DatasetRef, commit: str) -> tuple[RepoFile, ...] | 
     return tuple(RepoFile(file.path, file.size, file.lfs.sha256 if file.lfs else None) for file in tree)
 
 
-def _looks_complete(folder: Path) -> bool:
+def _looks_complete(folder: Path, part: Part) -> bool:
     """Whether a snapshot without a listing, as from an older tool, has a config and every weight file it names."""
+    if part == "tokenizer":
+        return any(path.name != "tokenizer_config.json" for path in folder.glob("tokenizer*"))
     if (folder / "adapter_config.json").is_file():
         return (folder / "adapter_model.safetensors").is_file()
     index = folder / "model.safetensors.index.json"

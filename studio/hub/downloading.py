@@ -20,7 +20,7 @@ from studio.errors import AccessDenied, Damaged, DoesNotFit, HubError, NotFound,
 from studio.events import Finished, Phase, Progress
 from studio.hub.cache import bytes_here, cached, discard, remember_commit, snapshot_folder, unsound
 from studio.hub.client import Token, cache_folder, endpoint, explained, forget_reach
-from studio.hub.repos import RepoFacts, RepoFile, check_access, check_usable, facts
+from studio.hub.repos import Part, RepoFacts, RepoFile, check_access, check_usable, facts
 from studio.hub.translation import redact
 from studio.models import DatasetRef, ModelRef, Ref
 
@@ -35,11 +35,11 @@ def download(
     *,
     token: Token,
     shared: bool = False,
-    pickles: bool = False,
+    part: Part = "model",
     only: Collection[str] | None = None,
     limit: int | None = None,
 ) -> Generator[Progress | Finished[Path], None, None]:
-    """Fetch what loading needs, or with `pickles` what converting needs; ends with the folder.
+    """Fetch a part of a model; ends with the folder.
 
     Of a dataset, its card and the files with rows, or `only` those of the paths. Raises DoesNotFit, before anything is
     fetched, where all of it has more than `limit` bytes.
@@ -51,10 +51,10 @@ def download(
     """
     yield Progress(Phase.RESOLVE)
     try:
-        repo = _wanted(ref, token, pickles, only)
+        repo = _wanted(ref, token, part, only)
     except HubError as error:
         refused = isinstance(error, NotFound | AccessDenied)
-        folder = None if refused and (shared or token) else cached(ref, shared=shared, only=only)
+        folder = None if refused and (shared or token) else cached(ref, shared=shared, part=part, only=only)
         if folder is None:
             raise
         yield Finished(folder)
@@ -71,8 +71,8 @@ def download(
     yield Finished(folder)
 
 
-def _wanted(ref: Ref, token: Token, pickles: bool, only: Collection[str] | None) -> RepoFacts[Ref]:
-    repo = replace(facts(ref, token=token), pickles=pickles, only=only)
+def _wanted(ref: Ref, token: Token, part: Part, only: Collection[str] | None) -> RepoFacts[Ref]:
+    repo = replace(facts(ref, token=token), part=part, only=only)
     check_access(repo, token=token)
     return repo
 

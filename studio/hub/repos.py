@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, Literal
 from urllib.parse import quote
 
 from studio.errors import AccessDenied, NotFound, PickleOnly, Unsupported
@@ -16,11 +16,9 @@ from studio.models import DatasetRef, ModelRef, Ref
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, ModelInfo
 
-_NEEDED = (
+_TOKENIZER = (
     "config*.json",
     "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -32,6 +30,11 @@ _NEEDED = (
     "*.tiktoken",
     "chat_template*",
     "additional_chat_templates/*.jinja",
+)
+_NEEDED = (
+    *_TOKENIZER,
+    "*.safetensors",
+    "*.safetensors.index.json",
     "adapter_config.json",
     "README.md",
     "LICENSE*",
@@ -46,6 +49,9 @@ _NO_ROWS = re.compile(
     r"(?:^|/)(?:config|datasets?_infos?|dataset_dict|state|requirements|licen[cs]e|notice|readme)[^/]*\.(?:json|txt)$",
     re.I,
 )
+Part = Literal["model", "pickles", "tokenizer"]
+"""What of a model is needed: all that loading reads, that and pickled weights to be converted, or its tokenizer."""
+
 _PUBLIC: set[tuple[str, str]] = set()
 
 
@@ -73,8 +79,8 @@ class RepoFacts(Generic[Ref]):
     dtypes: tuple[tuple[str, int], ...]
     """How many weights are stored in which format, for example ("BF16", 596049920)."""
     files: tuple[RepoFile, ...]
-    pickles: bool = False
-    """Whether weights that are pickles count as needed: to be converted, never to be opened."""
+    part: Part = "model"
+    """What of a model is needed."""
     only: Collection[str] | None = None
     """The files of a dataset that are needed, by path; all that hold rows where that is None."""
 
@@ -86,7 +92,7 @@ class RepoFacts(Generic[Ref]):
     @property
     def needed(self) -> tuple[RepoFile, ...]:
         """The files that loading needs, which are those that are downloaded."""
-        return needed(self.ref, self.files, pickles=self.pickles, only=self.only)
+        return needed(self.ref, self.files, part=self.part, only=self.only)
 
     @property
     def download_bytes(self) -> int:
@@ -148,15 +154,17 @@ def needed(
     ref: ModelRef | DatasetRef,
     files: Iterable[RepoFile],
     *,
-    pickles: bool = False,
+    part: Part = "model",
     only: Collection[str] | None = None,
 ) -> tuple[RepoFile, ...]:
-    """The files that a model is loaded from, or converted from, or that a dataset is read from, and its card."""
+    """The files that a part of a model is read from, or those of a dataset, and the card."""
     if ref.kind == "datasets":
         return tuple(file for file in files if file.path == "README.md" or _wanted(file.path, only))
     files = list(files)
+    if part == "tokenizer":
+        return tuple(file for file in files if _matches(file.path, _TOKENIZER))
     chosen = [file for file in files if _matches(file.path, _NEEDED) and not _matches(file.path, _NEVER)]
-    if pickles:
+    if part == "pickles":
         chosen += [file for file in files if _matches(file.path, _PICKLED)]
     if any(file.path == "model.safetensors" for file in chosen):
         # The whole checkpoint is read in preference to its shards.
@@ -169,11 +177,12 @@ def holds_rows(path: str) -> bool:
     return path.lower().endswith(_ROWS) and not _NO_ROWS.search(path)
 
 
-def holds_content(ref: ModelRef | DatasetRef, files: Iterable[RepoFile]) -> bool:
-    """Whether weights, or rows, are among the files, and not only what is beside them."""
-    return any(
-        file.path.endswith(".safetensors") if ref.kind == "models" else file.path != "README.md" for file in files
-    )
+def holds_content(ref: ModelRef | DatasetRef, files: Iterable[RepoFile], *, part: Part = "model") -> bool:
+    """Whether weights, or a tokenizer, or rows, are among the files, and not only what is beside them."""
+    beside = {"README.md", "config.json", "generation_config.json", "tokenizer_config.json"}
+    if ref.kind == "models" and part != "tokenizer":
+        return any(file.path.endswith(".safetensors") for file in files)
+    return any(file.path not in beside for file in files)
 
 
 def _wanted(path: str, only: Collection[str] | None) -> bool:
@@ -187,6 +196,10 @@ def check_usable(repo: RepoFacts[Ref]) -> None:
     if repo.ref.kind == "datasets":
         if not any(holds_rows(path) for path in paths):
             raise _no_rows(name, paths)
+        return
+    if repo.part == "tokenizer":
+        if not holds_content(repo.ref, repo.needed, part="tokenizer"):
+            raise Unsupported(f"{name} comes without a tokenizer.", "Choose the model that it was made from.")
         return
     if "model_index.json" in paths:
         raise Unsupported(

@@ -14,10 +14,12 @@ from studio.jobs.model import (
     measure_speed,
     unload,
 )
+from studio.jobs.opening import Opened, open_tokenizer
 
 __all__ = [
     "SESSION",
     "GenerationRequest",
+    "Opened",
     "check_quality",
     "convert",
     "fetch",
@@ -27,5 +29,6 @@ __all__ = [
     "keep",
     "load",
     "measure_speed",
+    "open_tokenizer",
     "unload",
 ]

@@ -83,6 +83,6 @@ def convert(ref: ModelRef, *, token: hub.Token) -> Generator[Progress | Finished
         raise InputError("Visitors cannot convert models on this machine.", "Run the studio on your own.")
     folder = Path(ref.name)
     if ref.where == "hub":
-        folder = yield from outcome(hub.download(ref, token=token, pickles=True))
+        folder = yield from outcome(hub.download(ref, token=token, part="pickles"))
     name = ref.name.strip("/").rpartition("/")[2]
     yield from conversion.convert(existing(folder), settings.workspace / "models" / f"{name}-safetensors")

@@ -13,6 +13,7 @@ from studio.models import ModelRef
 _PHASES = {
     Phase.RESOLVE: "Asking the Hub which files there are",
     Phase.DOWNLOAD: "Downloading",
+    Phase.OPEN: "Opening the tokenizer",
     Phase.CONVERT: "Converting the weights to safetensors",
     Phase.WARM_UP: "Starting PyTorch and Transformers",
     Phase.MAKE_ROOM: "Letting go of the model before",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import IO, Any
 from studio.errors import StudioError
 
 PACKAGE_ROOT = Path(__file__).parents[1]
+_SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
 
 
 @contextmanager
@@ -56,6 +58,12 @@ def working(
             listener.join()
             with suppress(BrokenPipeError):
                 process.stdin.close()
+
+
+def offline_env() -> dict[str, str]:
+    """The environment without anything secret, without the network and without a GPU."""
+    env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return env | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _listen(

@@ -23,8 +23,17 @@ class Phase(StrEnum):
     READ = "read"  # weights from disk into memory, counted in tensors
     QUANTIZE = "quantize"  # the same, and quantized on the way
     CHECK = "check"  # looking for weights that are no numbers, counted in tensors
+    RENDER = "render"  # a conversation by its chat template; nothing to count
+    SEARCH = "search"  # a vocabulary; nothing to count
+    READ_ROWS = "read rows"  # of a dataset, counted in bytes of its files
+    COUNT = "count"  # how many tokens the rows of a dataset have, counted in rows
     SAVE = "save"  # weights from memory into a folder, counted in files
     MEASURE = "measure"  # how well a model reads a text, counted in tokens
+    GATHER = "gather"  # texts for a tokenizer, counted in bytes
+    COUNT_WORDS = "count words"  # of these texts, counted in bytes
+    LEARN = "learn"  # the vocabulary out of these words; nothing to count
+    COMPARE = "compare"  # tokenizers on the same texts, counted in bytes
+    REHEARSE = "rehearse"  # a step carried out on tensors without content, counted in its phases
     PREFILL = "prefill"  # the model reads the prompt, counted in layers
     DECODE = "decode"  # the model writes and cannot show its text yet, counted in tokens
 

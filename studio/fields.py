@@ -1,6 +1,7 @@
 """A setting is declared once, as a field of a frozen dataclass; here is how its declaration is read and held to.
 
-The metadata of a field: `help` always; `min` and `max` for a number, `choices` for a word out of a few.
+The metadata of a field: `help` always; `min` and `max` for a number, `choices` for a word out of a few,
+`lines` for a text that is longer than one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -37,3 +38,13 @@ def heartbeat(
         finally:
             stop.set()
     return future.result()
+
+
+def patiently(work: Callable[[], Result], event: Told, *, after: float = 0.5) -> Generator[Told, None, Result]:
+    """Run `work` on a thread; once it takes longer than `after` seconds, yield `event` as often as that."""
+    late = time.monotonic() + after
+    return (
+        yield from heartbeat(
+            lambda _say, _stop: work(), lambda _: [event] if time.monotonic() >= late else [], every=after
+        )
+    )

@@ -62,14 +62,14 @@ class KeptModel:
     bytes: int
 
 
-def place(workspace: Path, name: str) -> Path:
-    """Where a model of this name is kept. Raises InputError for a name that is none, or that is taken."""
+def place(workspace: Path, name: str, what: str = "model") -> Path:
+    """Where a model, or `what` else, of this name is kept. Raises InputError for a name that is none, or is taken."""
     if not _NAME.fullmatch(name) or name.endswith((".", _SUFFIX)):
         raise InputError(
-            f"{name!r} is not a name for a model." if name else "The model needs a name to be kept under.",
+            f"{name!r} is not a name for a {what}." if name else f"The {what} needs a name to be kept under.",
             "Use letters, digits, - _ and ., beginning with a letter or a digit.",
         )
-    target = workspace / "models" / name
+    target = workspace / f"{what}s" / name
     check_vacant(target)
     return target
 

@@ -24,7 +24,7 @@ class Settings:
     shared: bool = False
     """Visitors share this machine: they may name no folder of it and never use its Hub login."""
     workspace: Path = field(default_factory=lambda: Path("workspace").absolute())
-    """Folder, absolute, for what lasts: models/<name> are the models that were kept."""
+    """Folder, absolute, for what lasts: models/<name>, tokenizers/<name>, and in rows/ what was read of datasets."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:

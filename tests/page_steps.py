@@ -9,6 +9,52 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+LEAST_CONTRAST = 4.5  # WCAG 2.2 AA for text
+
+# For every element that shows text of its own: the contrast of its colour on what is really behind it.
+CONTRASTS = """() => {
+  const parse = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * (top[3] ?? 1) + below[i] * (1 - (top[3] ?? 1)));
+  const light = (c) => {
+    const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (e) => {
+    const layers = [];
+    for (; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+    const unseen = box.width < 2 || box.height < 2 || style.visibility === 'hidden' || e.closest('[aria-hidden=true]');
+    if (!own || unseen) continue;
+    const back = behind(e), front = over(parse(style.color), back);
+    const [hi, lo] = [light(front), light(back)].sort((a, b) => b - a);
+    found.push([e.textContent.trim().slice(0, 40), (hi + 0.05) / (lo + 0.05)]);
+  }
+  return found;
+}"""
+
+
+def open_part(page: Page, name: str) -> None:
+    """Open the Tokenizer tab, and a part of it by its name."""
+    page.get_by_role("tab", name="Tokenizer").click()
+    part = page.get_by_role("tab", name=name, exact=True)
+    page.locator("#tokenizer-parts .tab-wrapper").first.wait_for()
+    if part.is_visible():
+        part.click()
+    else:  # on a phone the last parts are in a menu
+        page.locator("#tokenizer-parts .overflow-menu > button").click()
+        page.locator("#tokenizer-parts .overflow-dropdown").get_by_text(name, exact=True).click()
+
+
+def choose_model(page: Page, model: str) -> None:
+    """Write a model's name into the strip, and no more."""
+    page.fill("#model input", model)
+    page.keyboard.press("Tab")
+
 
 def load(page: Page, model: str | Path, *, precision: str | None = None) -> str:
     """Type a model's name, press Load, and return what the page says once it is done."""
@@ -78,3 +124,9 @@ def set_advanced(page: Page, **values: float | bool) -> None:
 def turns(page: Page) -> list[str]:
     """The texts of the chat, one a bubble; folded reasoning is left out."""
     return [text.strip() for text in page.locator("#chat .message-content").all_inner_texts()]
+
+
+def weak_texts(page: Page) -> list[tuple[str, float]]:
+    """The texts that are hard to read, with their contrast."""
+    found = page.evaluate(CONTRASTS)
+    return [(text, round(ratio, 2)) for text, ratio in found if ratio < LEAST_CONTRAST]

@@ -11,11 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from page_steps import load, say, set_advanced
+from page_steps import load, open_part, say, set_advanced
 from playwright.sync_api import Page, sync_playwright
 from running import ROOT, free_port, process
 
 FOLDER = ROOT / "assets" / "screenshots"
+
+PARTS = {"tokenizer": "Pieces", "template": "Chat template", "data": "Your data"}
+"""Parts of the Tokenizer tab, by the name of their picture."""
 
 
 def main() -> None:
@@ -31,6 +34,9 @@ def main() -> None:
                 page.screenshot(path=FOLDER / f"generate-{width}-{look}.png")
                 weigh(page)
                 page.screenshot(path=FOLDER / f"load-{width}-{look}.png")
+                for name, part in PARTS.items():
+                    read(page, part)
+                    page.screenshot(path=FOLDER / f"{name}-{width}-{look}.png")
                 page.close()
         browser.close()
 
@@ -52,6 +58,18 @@ def weigh(page: Page) -> None:
     page.locator("#held .sheet").wait_for()
     page.click("#foresee")
     page.locator("#outlook .sheet").wait_for()
+    page.wait_for_timeout(2500)
+    page.evaluate("window.scrollTo(0, 0)")
+
+
+def read(page: Page, part: str) -> None:
+    """A part of the Tokenizer tab with its answer."""
+    open_part(page, part)
+    if part == "Your data":
+        page.click("#measure")
+        page.locator("#data-summary .sheet").wait_for()
+    else:
+        page.locator(".tokens i").first.wait_for()
     page.wait_for_timeout(2500)
     page.evaluate("window.scrollTo(0, 0)")
 

@@ -164,7 +164,7 @@ def test_only_the_command_line_prints():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     }
-    assert printing == {"studio/cli.py"}
+    assert printing == {"studio/cli/commands.py"}
 
 
 @pytest.mark.parametrize("path", TREES)

@@ -14,8 +14,8 @@ import pytest
 from loopback_hub.samples import SMALL
 from pico import change_json, save_pico
 
-from studio import cli, jobs
-from studio.cli import main
+from studio import jobs
+from studio.cli import commands, main
 from studio.events import Finished, Phase, Progress, TextDelta, Waiting
 from studio.generation import GenerationSettings, Reply, StopReason
 
@@ -101,7 +101,7 @@ def test_a_reply_is_text_on_stdout_and_the_rest_on_stderr(pico, capsys):
 def test_a_heartbeat_without_news_is_left_out_and_a_repeated_piece_is_not(capsys):
     reply = Reply("aa", 1, 2, 0.1, 0.2, StopReason.END, 1, None)
     beat, piece = Progress(Phase.DECODE, 1), TextDelta("a", 1)
-    cli._show_json(
+    commands._show_json(
         iter([beat, beat, beat, piece, beat, Waiting(1, "answering", 0.5), TextDelta("a", 2), Finished(reply)])
     )
     events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
@@ -110,7 +110,9 @@ def test_a_heartbeat_without_news_is_left_out_and_a_repeated_piece_is_not(capsys
 
 def test_what_is_said_meanwhile_is_said_once(capsys):
     download = [Progress(Phase.DOWNLOAD, done, 1000) for done in (0, 1, 2, 500, 1000)]
-    cli._show_text(iter([*download, Waiting(1, "answering", 0.1), Waiting(1, "answering", 0.4), Progress(Phase.READ)]))
+    commands._show_text(
+        iter([*download, Waiting(1, "answering", 0.1), Waiting(1, "answering", 0.4), Progress(Phase.READ)])
+    )
     said = capsys.readouterr().err.splitlines()
     assert said == ["download 0 %", "download 50 %", "download 100 %", "waiting for the model: answering", "read"]
 
@@ -192,7 +194,7 @@ def test_a_setting_out_of_bounds_ends_with_one_and_its_bounds(pico, capsys, opti
     assert option[2:].split("=")[0] in err.lower()
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["load"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["load"], ["estimate"], ["doctor"]])
 def test_help_is_there_for_every_command(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])

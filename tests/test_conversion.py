@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from studio import child as worker
 from studio.checkpoint import read_checkpoint
-from studio.conversion import convert, converting, read_conversion, unpickling, writing
+from studio.conversion import convert, read_conversion, unpickling, writing
 from studio.errors import Damaged, DoesNotFit, InputError, Unsupported
 from studio.events import Finished, Phase, Progress
 
@@ -133,7 +133,7 @@ def test_what_a_killed_conversion_left_is_in_nobodys_way(pickled, weights, tmp_p
 def test_the_child_knows_no_secret_and_ends_with_its_parent(monkeypatch, pickled, tmp_path):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "openai_api_key"):
         monkeypatch.setenv(name, "secret")
-    env = converting._child_env() | {"PYTHONPATH": str(worker.PACKAGE_ROOT)}
+    env = worker.offline_env() | {"PYTHONPATH": str(worker.PACKAGE_ROOT)}
     assert "secret" not in env.values()
     folder = pickled({}, "optimizer.pt")
     os.mkfifo(folder / "endless.bin")

@@ -37,7 +37,7 @@ def test_the_space_metadata_is_valid() -> None:
     assert len(facts["short_description"]) <= 60
     assert {facts["colorFrom"], facts["colorTo"]} <= COLOURS
     assert isinstance(facts["python_version"], str), "unquoted, 3.10 would become 3.1"
-    assert f"gradio[oauth]>={facts['sdk_version'].rsplit('.', 1)[0]}" in (ROOT / "requirements.txt").read_text()
+    assert f"gradio[oauth,mcp]>={facts['sdk_version'].rsplit('.', 1)[0]}" in (ROOT / "requirements.txt").read_text()
 
 
 def test_the_starter_model_card_is_valid() -> None:

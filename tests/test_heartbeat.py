@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from studio.heartbeat import heartbeat
+from studio.heartbeat import heartbeat, patiently
 
 SOON = 10.0  # seconds that no wait in here comes near to, unless something is broken
 
@@ -121,3 +121,14 @@ def test_each_beat_may_be_asked_for_by_another_thread():
     assert got == ["beat"] * 3
     go.set()
     assert drain(beats)[1] is True
+
+
+def test_patience_says_nothing_of_quick_work_and_tells_of_slow_work():
+    assert drain(patiently(lambda: time.sleep(0.05) or "quick", "slow", after=SOON)) == ([], "quick")
+    waited = threading.Event()
+    work = patiently(lambda: waited.wait(SOON) and "done", "slow", after=0.01)
+    assert next(work) == "slow"
+    waited.set()
+    events, result = drain(work)
+    assert result == "done"
+    assert set(events) <= {"slow"}

@@ -10,13 +10,14 @@ from loopback_hub.samples import ALICE, BOB, weights
 from studio import hub, jobs
 from studio.errors import AccessDenied, InputError, NotFound, Offline, Unsupported
 from studio.events import Phase
-from studio.jobs import opening
+from studio.jobs import opening, shelf
+from studio.jobs.shelf import Shelf
 from studio.models import STARTER, ModelRef
 
 
 @pytest.fixture(autouse=True)
 def _empty_shelf(monkeypatch):
-    monkeypatch.setattr(opening, "_SHELF", opening._Shelf())
+    monkeypatch.setattr(opening, "_SHELF", Shelf(opening.KEPT))
 
 
 def opened(name, token=False):
@@ -56,7 +57,7 @@ def test_no_weights_are_downloaded_for_a_tokenizer(hub_server, pico):
 def test_a_tokenizer_that_was_downloaded_opens_without_the_network(hub_server, pico, monkeypatch):
     hub_server.add("alice/pico", as_files(pico))
     folder = opened("alice/pico")[0].folder
-    monkeypatch.setattr(opening, "_SHELF", opening._Shelf())
+    monkeypatch.setattr(opening, "_SHELF", Shelf(opening.KEPT))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.forget_reach()
     assert opened("alice/pico")[0].folder == folder
@@ -78,8 +79,8 @@ def test_the_hub_is_not_asked_at_every_key_that_is_pressed(hub_server, pico, mon
     asked = len(hub_server.log)
     assert opened("alice/pico")[1] == []
     assert len(hub_server.log) == asked
-    monkeypatch.setattr(opening, "TRUSTED_SECONDS", 0.0)
-    monkeypatch.setattr(opening, "_SHELF", opening._Shelf())
+    monkeypatch.setattr(shelf, "TRUSTED_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "_SHELF", Shelf(opening.KEPT))
     opened("alice/pico")
     opened("alice/pico")
     assert len(hub_server.log) > asked + 1
@@ -113,7 +114,7 @@ def test_a_folder_is_read_anew_when_its_files_have_changed(pico, tmp_path):
 
 
 def test_only_the_tokenizers_that_were_used_last_stay_open(pico, tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "KEPT", 2)
+    monkeypatch.setattr(opening, "_SHELF", Shelf(2))
     folders = [shutil.copytree(pico, tmp_path / name) for name in ("one", "two", "three")]
     first = opened(str(folders[0]))[0]
     for folder in folders[1:]:

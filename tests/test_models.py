@@ -1,4 +1,4 @@
-"""Names of models: what is accepted, what is refused, and that a printed name reads back as the same model."""
+"""Names of models and datasets: what is accepted, what is refused, and that a printed name reads back as the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from studio.errors import InputError
-from studio.models import STARTER, ModelRef, Precision
+from studio.models import STARTER, DatasetRef, ModelRef, Precision
 
 ACCEPTED = {
     "gpt2": ("hub", "gpt2", "main"),
@@ -75,6 +75,48 @@ def test_an_odd_folder_is_a_folder_that_is_not_there_rather_than_a_crash(text):
 def test_a_printed_name_reads_back_as_the_same_model(text):
     ref = ModelRef.parse(text)
     assert ModelRef.parse(str(ref)) == ref
+
+
+DATASETS = {
+    "persona": ("bundled", "persona", "main", None, None),
+    "orders:test_frames": ("bundled", "orders", "main", None, "test_frames"),
+    "orders@main": ("bundled", "orders", "main", None, None),
+    "persona@v2": ("hub", "persona", "v2", None, None),
+    "squad": ("hub", "squad", "main", None, None),
+    " owner/name ": ("hub", "owner/name", "main", None, None),
+    "owner/name:train": ("hub", "owner/name", "main", None, "train"),
+    "owner/name@v1:en:train": ("hub", "owner/name", "v1", "en", "train"),
+    "owner/name:en-US.1:": ("hub", "owner/name", "main", "en-US.1", None),
+    "owner/name@refs/convert/parquet:a b:test": ("hub", "owner/name", "refs/convert/parquet", "a b", "test"),
+    "https://huggingface.co/datasets/owner/name": ("hub", "owner/name", "main", None, None),
+    "https://hf.co/datasets/squad?x=1": ("hub", "squad", "main", None, None),
+    "https://huggingface.co/datasets/owner/name/tree/refs/pr/1": ("hub", "owner/name", "refs/pr/1", None, None),
+    "https://huggingface.co/datasets/owner/name/viewer/en/train?row=3": ("hub", "owner/name", "main", "en", "train"),
+    "/data/rows.jsonl": ("local", "/data/rows.jsonl", "main", None, None),
+    "/data/folder:en:test": ("local", "/data/folder", "main", "en", "test"),
+    "/data/a:b/rows.jsonl": ("local", "/data/a:b/rows.jsonl", "main", None, None),
+    "/data/a:b::": ("local", "/data/a:b", "main", None, None),
+    "/data/owner@name": ("local", "/data/owner@name", "main", None, None),
+}
+NO_DATASETS = [
+    *("", ":train", "owner/", "a/b/c", "owner/na me", "owner/name:a/b", "owner/name:a-b", "owner/name:a:b:c"),
+    *("owner/name@a b", "owner/name@../x", "https://huggingface.co/owner/name", "https://example.org/datasets/a/b"),
+    *("https://huggingface.co/datasets/owner/name/blob/main/a.json", "https://hf.co/datasets/a/b/viewer/e:n/train"),
+]
+
+
+@pytest.mark.parametrize(("text", "parts"), DATASETS.items())
+def test_the_name_of_a_dataset_is_read_and_reads_back(text, parts):
+    ref = DatasetRef.parse(text)
+    assert (ref.where, ref.name, ref.revision, ref.config, ref.split) == parts
+    assert DatasetRef.parse(str(ref)) == ref
+
+
+@pytest.mark.parametrize("text", NO_DATASETS)
+def test_anything_else_is_no_dataset_and_refused_with_what_to_write(text):
+    with pytest.raises(InputError) as caught:
+        DatasetRef.parse(text)
+    assert "owner/name" in caught.value.hint or "branch" in caught.value.hint
 
 
 def test_a_precision_knows_what_a_weight_takes():

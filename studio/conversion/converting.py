@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ _COPIED = (
     *("additional_chat_templates/*.jinja", "README.md", "LICENSE*"),
 )
 _NEVER_COPIED = (*_PICKLES, "*.py", "*.pkl", "*.pickle")
-_SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
 _AGAIN = "Download the file again; if it stays the same, choose another version of the model."
 _LOG = logging.getLogger(__name__)
 
@@ -160,7 +158,9 @@ def _explained(target: Path) -> Iterator[None]:
 def _follow(order: dict[str, Any], total: int) -> Iterator[Progress]:
     """Run the child to its end. Raises what it reports."""
     done = 0
-    with child.working("studio.conversion.unpickling", order, env=_child_env(), complained=_complained) as messages:
+    with child.working(
+        "studio.conversion.unpickling", order, env=child.offline_env(), complained=_complained
+    ) as messages:
         while True:
             yield Progress(Phase.CONVERT, done, total)
             try:
@@ -191,9 +191,3 @@ def _broke_off(folder: str, code: int) -> StudioError:
 
 def _complained(words: str) -> None:
     _LOG.debug("The conversion said: %s", words)
-
-
-def _child_env() -> dict[str, str]:
-    """The environment without anything secret, without the network and without a GPU."""
-    env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
-    return env | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

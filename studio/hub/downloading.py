@@ -80,7 +80,7 @@ def _wanted(ref: Ref, token: Token, part: Part, only: Collection[str] | None) ->
 def _check_limit(repo: RepoFacts[Ref], limit: int | None) -> None:
     if limit is not None and repo.download_bytes > limit:
         raise DoesNotFit(
-            f"{repo.ref} has {_human(repo.download_bytes)} to download; the limit here is {_human(limit)}.",
+            f"{repo.ref.name} has {_human(repo.download_bytes)} to download; the limit here is {_human(limit)}.",
             "Choose a smaller split or config, or another dataset."
             if repo.ref.kind == "datasets"
             else "Choose a smaller model.",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from studio.jobs.conversing import Asked, Shown, show_conversation
+from studio.jobs.estimating import Answer, Fit, Limits, estimate, facts_of
 from studio.jobs.fetching import fetch
+from studio.jobs.learning import Written, learn_tokenizer
 from studio.jobs.looking import convert, foresee, inspect
 from studio.jobs.model import (
     SESSION,
@@ -15,20 +18,41 @@ from studio.jobs.model import (
     unload,
 )
 from studio.jobs.opening import Opened, open_tokenizer
+from studio.jobs.rows import Measured, Offer, Upload, look_at_dataset, measure_rows, read_rows
+from studio.jobs.tokenizing import Tokenization, compare_tokenizers, tokenize_text
 
 __all__ = [
     "SESSION",
+    "Answer",
+    "Asked",
+    "Fit",
     "GenerationRequest",
+    "Limits",
+    "Measured",
+    "Offer",
     "Opened",
+    "Shown",
+    "Tokenization",
+    "Upload",
+    "Written",
     "check_quality",
+    "compare_tokenizers",
     "convert",
+    "estimate",
+    "facts_of",
     "fetch",
     "foresee",
     "generate",
     "inspect",
     "keep",
+    "learn_tokenizer",
     "load",
+    "look_at_dataset",
+    "measure_rows",
     "measure_speed",
     "open_tokenizer",
+    "read_rows",
+    "show_conversation",
+    "tokenize_text",
     "unload",
 ]

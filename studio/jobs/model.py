@@ -7,20 +7,43 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from studio import compute, generation, hub, keeping, quality, speed
+from studio import compute, generation, hub, keeping, loading, memory, quality, speed
 from studio.errors import InputError
 from studio.events import Finished, Phase, Progress, Waiting
 from studio.generation import GenerationEvent, GenerationSettings, Prompt
 from studio.heartbeat import heartbeat
 from studio.jobs.fetching import fetch
 from studio.keeping import Kept
-from studio.loading import LoadPlan, Resident
+from studio.loading import LoadedModel, LoadPlan, Resident
+from studio.memory import Entry
 from studio.quality import Quality
 from studio.session import Session
 from studio.settings import Settings
 from studio.speed import Speed
 
-SESSION = Session()
+
+def _load_and_remember(plan: LoadPlan, folder: Path) -> Generator[Progress, None, LoadedModel]:
+    """Load a model, and keep how right the estimate of it was."""
+    loaded = yield from loading.load(plan, folder)
+    _remember(loaded.resident)
+    return loaded
+
+
+def _remember(resident: Resident) -> None:
+    """Not where visitors share the machine, and not of an adapter, which the estimate leaves out."""
+    plan = resident.plan
+    try:
+        settings = Settings.from_env()
+    except InputError:
+        return  # a port that is none is the page's concern, and no reason to lose a model that is loaded
+    if settings.shared or plan.adapter:
+        return
+    name = "" if plan.model.where == "folder" else str(plan.model)
+    held, device = str(plan.precision), compute.machine().name
+    memory.remember(settings.workspace, Entry("load", device, name, held, resident.estimated, resident.weights))
+
+
+SESSION = Session(_load_and_remember)
 
 
 @dataclass(frozen=True, slots=True)

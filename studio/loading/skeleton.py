@@ -69,8 +69,11 @@ def quantization_config(plan: LoadPlan, kept: list[str] | None = None) -> BitsAn
     )
 
 
-def build_skeleton(config: Any, plan: LoadPlan) -> Skeleton:
-    """The model of a config as a settled plan would hold it. Takes what building its modules takes, and no weights."""
+def build_skeleton(config: Any, plan: LoadPlan, kind: Any = None) -> Skeleton:
+    """The model of a config as a settled plan would hold it. Takes what building its modules takes, and no weights.
+
+    `kind` is the auto class of transformers, a causal language model where it is not said.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -78,9 +81,9 @@ def build_skeleton(config: Any, plan: LoadPlan) -> Skeleton:
     as_stored = config.dtype if plan.precision is Precision.STORED else None
     dtype = as_stored or weights_dtype(plan.precision)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = (kind or AutoModelForCausalLM).from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
-    dtypes = _dtypes(model, dtype)
+    dtypes = held_dtypes(model, dtype)
     notes: dict[str, str] = {}
     if quantized := quantization_config(plan) or _stored_quantization(config):
         notes = _quantize(model, quantized, plan.quantization.kept)
@@ -138,7 +141,7 @@ def _why_linear(name: str, *, is_head: bool, tied: bool, fp32: list[str]) -> str
     return "named among those to keep"
 
 
-def _dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+def held_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """What each parameter is held in: the plan's dtype, but for those that the architecture wants in fp32."""
     import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -12,9 +13,12 @@ from studio.errors import InputError
 Settings = TypeVar("Settings")
 
 
-def widgets(settings: type) -> dict[str, gr.components.Component]:
-    """Field name → widget, in the order of the fields; call it inside the layout that is to hold them."""
-    return {field.name: _widget(field) for field in dataclasses.fields(settings)}
+def widgets(
+    settings: type, *, only: Collection[str] | None = None, but: Collection[str] = (), prefix: str = "setting"
+) -> dict[str, gr.components.Component]:
+    """Field name → widget, in the order of the fields, all, `only` some or all `but` some; inside their layout."""
+    fields = [field for field in dataclasses.fields(settings) if field.name not in but]
+    return {field.name: _widget(field, prefix) for field in fields if only is None or field.name in only}
 
 
 def read(settings: type[Settings], values: dict[str, Any]) -> Settings:
@@ -23,20 +27,21 @@ def read(settings: type[Settings], values: dict[str, Any]) -> Settings:
     return settings(**{field.name: _value(field, values[field.name]) for field in fields})
 
 
-def _widget(field: dataclasses.Field[Any]) -> gr.components.Component:
+def _widget(field: dataclasses.Field[Any], prefix: str) -> gr.components.Component:
     facts = field.metadata
     common: dict[str, Any] = {
         "label": _label(field),
         "info": facts["help"],
         "value": field.default,
-        "elem_id": f"setting-{field.name.replace('_', '-')}",
+        "elem_id": f"{prefix}-{field.name.replace('_', '-')}",
     }
     if isinstance(field.default, bool):
         return gr.Checkbox(**common)
     if "choices" in facts:
         return gr.Dropdown(list(facts["choices"]), **common)
     if isinstance(field.default, str):
-        return gr.Textbox(**common, max_lines=1)
+        lines = facts.get("lines", 1)
+        return gr.Textbox(**common, lines=lines, max_lines=2 * lines if lines > 1 else 1)
     if field.default is None:
         # Not gr.Number: that one shows, and sends, 0 for "not set".
         return gr.Textbox(**common, max_lines=1, placeholder="not set")

@@ -74,9 +74,13 @@ def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[...
 
         @functools.wraps(handler)
         def run(*arguments: Any, **keywords: Any) -> Iterator[Any]:
+            said = False
             with errors_as_dialogs():
                 for update in handler(*arguments, **keywords):
+                    said = True
                     yield by_component(update)
+            if not said:  # Gradio would empty all outputs
+                yield by_component({})
     else:
 
         @functools.wraps(handler)
@@ -105,6 +109,20 @@ def errors_as_dialogs() -> Iterator[None]:
             title="This is a bug in the studio",
             duration=None,
         ) from error
+
+
+def answering(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+    """Show the output `stop` while the handler runs, and as `note` that it began, or what went wrong."""
+
+    def run(*arguments: Any, **values: Any) -> Iterator[Update]:
+        yield {"stop": gr.update(visible=True), "note": wording.note("Getting ready…")}
+        try:
+            yield from handler(*arguments, **values)
+            yield {"stop": gr.update(visible=False)}
+        except StudioError as error:
+            yield {"stop": gr.update(visible=False), "note": wording.problem(error)}
+
+    return functools.update_wrapper(run, handler)
 
 
 def told(job: Generator[Progress | Waiting | Finished[Result], None, None]) -> Generator[Update, None, Result]:

@@ -9,9 +9,12 @@ import gradio as gr
 from studio.settings import Settings
 from studio.ui.api import public_api
 from studio.ui.generation_tab import generation_tab
+from studio.ui.handlers import Update, on
 from studio.ui.loading_tab import loading_tab
+from studio.ui.memory_tab import memory_tab
 from studio.ui.model_strip import connect_strip, draw_strip
-from studio.ui.theme import ICON, STYLE, theme
+from studio.ui.theme import ICON, SCRIPT, STYLE, theme
+from studio.ui.tokenizer_tab import tokenizer_tab
 
 TITLE = "Transformers Studio"
 TAGLINE = "From a model’s name to your own tuned model, measured at every step"
@@ -31,15 +34,24 @@ def build() -> gr.Blocks:
             gr.HTML(f"{_icon()}<h1>{TITLE}</h1><p>{TAGLINE}</p>", elem_id="brand")
             light = gr.Button("Light / dark", size="sm", elem_id="theme-switch", min_width=100, scale=0)
         strip = draw_strip()
-        with gr.Tabs(selected="generation", elem_id="tabs"):
+        showing = gr.State("Generate")
+        with gr.Tabs(selected="generation", elem_id="tabs") as tabs:
+            tokenizer_tab(strip.parts["model"], showing)
+            memory_tab(page, tabs, strip.chosen, showing)
             how = loading_tab(strip.chosen, strip.made_for)
             generation_tab(page, strip.plan, strip.made_for)
+        on(tabs.select, opened_tab, inputs={}, outputs={"showing": showing}, queue=False)
         connect_strip(page, strip, how)
         light.click(None, js="() => document.body.classList.toggle('dark')")
         public_api()
     page.queue(max_size=LONGEST_QUEUE)
     _poll_calmly(page)
     return page
+
+
+def opened_tab(event: gr.SelectData) -> Update:
+    """Note which tab is open."""
+    return {"showing": event.value}
 
 
 def _poll_calmly(page: gr.Blocks) -> None:
@@ -60,15 +72,16 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "share": False,
         "theme": theme(),
         "css_paths": STYLE,
-        "head": _POLICY,
+        "head": f"{_POLICY}<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
         "favicon_path": ICON,
         "footer_links": ["api", "gradio"],
         "run_history": False,  # it would keep prompts and replies in the visitor's browser without being asked
         "show_error": True,
         "enable_monitoring": False,
-        "max_file_size": "20mb",
+        "max_file_size": "100mb" if settings.shared else "2gb",  # of a dataset; larger ones are named by their path
         "ssr_mode": False,
         "pwa": False,
+        "mcp_server": True,  # the public endpoints as tools; the private ones are not among them
     }
 
 

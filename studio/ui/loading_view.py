@@ -14,43 +14,43 @@ from studio.loading import Block, Outlook, Resident
 from studio.memory import ModuleWeights
 from studio.quality import Quality
 from studio.speed import Speed
-from studio.ui import wording
+from studio.ui import sheet, wording
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def outlook(ahead: Outlook, advice: Sequence[Advice]) -> str:
     """The estimate, where every layer would go, and what the other precisions would take."""
-    held, why = ahead.plan.precision, f" ({html.escape(ahead.why)})" if ahead.why else ""
+    held, why = ahead.plan.precision, f" ({ahead.why})" if ahead.why else ""
     free = f"{wording.size(sum(room.free for room in ahead.rooms))} free" if ahead.rooms else ""
     verdict = "does not fit" if ahead.misfit else "fits"
-    head = _headline(
+    head = sheet.headline(
         f"{wording.size(ahead.weights)} of weights in {held}{why}",
         f"{wording.count(ahead.parameters)} parameters · {verdict} · {free} on {_names(ahead)}",
         good=ahead.misfit is None,
     )
     problem = wording.problem(ahead.misfit) if ahead.misfit else _map(ahead)
     others = _alternatives(ahead, ahead.rooms[0].free)
-    return f'<div class="sheet">{head}{problem}{others}{"".join(map(_advice, advice))}</div>'
+    return f'<div class="sheet">{head}{problem}{others}{"".join(map(sheet.advice, advice))}</div>'
 
 
 def resident(held: Resident) -> str:
     """A model in memory: measured against estimated, what holds the bytes, and which layer became what."""
     off = 100 * (held.estimated / held.weights - 1) if held.weights else 0.0
-    head = _headline(
+    head = sheet.headline(
         f"{wording.size(held.weights)} measured, {wording.size(held.estimated)} estimated",
         f"{_percent(off)} off · {wording.count(held.parameters)} parameters in {held.plan.precision} · loaded in "
         f"{wording.duration(held.seconds)}",
         good=abs(off) < 0.1,
     )
-    devices = _bars("On each device", memory.by_device(held.modules))
-    formats = _bars("Held as", {_SHORT.get(k, k): v for k, v in memory.by_dtype(held.modules).items()})
+    devices = sheet.bars("On each device", memory.by_device(held.modules))
+    formats = sheet.bars("Held as", {_SHORT.get(k, k): v for k, v in memory.by_dtype(held.modules).items()})
     return f'<div class="sheet">{head}<div class="pair">{devices}{formats}</div>{_modules(held.modules)}</div>'
 
 
 def quality(found: Quality) -> str:
     """A quantized model beside itself in 16 bit, on the same text."""
-    head = _headline(
+    head = sheet.headline(
         f"{found.agreement:.1%} of the next tokens are the same as in 16 bit",
         f"on {found.tokens:,} tokens of the bundled text · measured in {wording.duration(found.seconds)}",
         good=found.agreement > 0.9,
@@ -68,14 +68,13 @@ def speeds(found: Sequence[Speed]) -> str:
     """What each precision costs in speed here."""
     rows = [(str(each.precision), f"{each.writing:,.0f}", f"{each.reading:,.0f}") for each in found]
     best = max(found, key=lambda each: each.writing)
-    head = _headline(
+    head = sheet.headline(
         f"{best.precision} writes fastest here: {best.writing:,.0f} tokens/s with the starter",
         "a small model; on a large one fewer bytes a weight count for more",
         good=True,
     )
-    return (
-        f'<div class="sheet">{head}{_table(("Precision", "Writes, tokens/s", "Reads a prompt, tokens/s"), rows)}</div>'
-    )
+    table = sheet.table(("Precision", "Writes, tokens/s", "Reads a prompt, tokens/s"), rows)
+    return f'<div class="sheet">{head}{table}</div>'
 
 
 def inspection(inside: Inspection, advice: Sequence[Advice]) -> str:
@@ -107,34 +106,29 @@ def inspection(inside: Inspection, advice: Sequence[Advice]) -> str:
     ]
     files = [(f.name, wording.size(f.bytes), f.kind if f.read else f"{f.kind}, not read") for f in inside.files]
     folds = [
-        _folded(
-            f"{len(inside.tensors):,} tensors by part", _table(("Part", "Tensors", "Weights", "Bytes", "Dtype"), parts)
+        sheet.folded(
+            f"{len(inside.tensors):,} tensors by part",
+            sheet.table(("Part", "Tensors", "Weights", "Bytes", "Dtype"), parts),
         ),
-        _folded(f"{len(files)} files", _table(("File", "Size", "Kind"), files)),
-        _folded("Every tensor", _tensors(inside)),
+        sheet.folded(f"{len(files)} files", sheet.table(("File", "Size", "Kind"), files)),
+        sheet.folded("Every tensor", _tensors(inside)),
     ]
     found = f'<ul class="findings">{findings}</ul>' if findings else ""
-    return (
-        f'<div class="sheet"><dl class="grid">{cells}</dl>{found}{"".join(map(_advice, advice))}{"".join(folds)}</div>'
-    )
+    rules = "".join(map(sheet.advice, advice))
+    return f'<div class="sheet"><dl class="grid">{cells}</dl>{found}{rules}{"".join(folds)}</div>'
 
 
 def _tensors(inside: Inspection) -> str:
     shown = inside.tensors[:2000]  # a page of 70 B would hold a hundred thousand cells
     rows = [(t.name, "×".join(map(str, t.shape)), t.dtype, wording.size(t.bytes), t.file) for t in shown]
     more = f"<p>The first {len(shown):,} of {len(inside.tensors):,}.</p>" if len(inside.tensors) > len(shown) else ""
-    return _table(("Tensor", "Shape", "Dtype", "Bytes", "File"), rows) + more
+    return sheet.table(("Tensor", "Shape", "Dtype", "Bytes", "File"), rows) + more
 
 
 def _tokenizer(inside: Inspection) -> str:
     if not inside.tokenizer.present:
         return "none"
     return "fast" if inside.tokenizer.fast else "slow"
-
-
-def _headline(first: str, second: str, *, good: bool) -> str:
-    mark = "good" if good else "bad"
-    return f'<div class="headline {mark}"><strong>{first}</strong><span>{html.escape(second)}</span></div>'
 
 
 def _percent(share: float) -> str:
@@ -194,21 +188,8 @@ def _alternatives(ahead: Outlook, free: int) -> str:
     rows = []
     for precision, size in ahead.alternatives:
         mark = " chosen" if precision == ahead.plan.precision else ""
-        rows.append(_bar(str(precision), size, most, mark=mark, after="" if size <= free else ", too much"))
+        rows.append(sheet.bar(str(precision), size, most, mark=mark, after="" if size <= free else ", too much"))
     return f'<div class="bars"><h4>In each precision</h4>{"".join(rows)}</div>'
-
-
-def _bars(title: str, sizes: dict[str, int]) -> str:
-    most = max(sizes.values(), default=1) or 1
-    rows = "".join(_bar(name, size, most) for name, size in sizes.items())
-    return f'<div class="bars"><h4>{title}</h4>{rows}</div>'
-
-
-def _bar(name: str, size: int, most: int, *, mark: str = "", after: str = "") -> str:
-    return (
-        f'<div class="bar{mark}"><b>{html.escape(name)}</b><i style="width:{100 * size / most:.1f}%"></i>'
-        f"<span>{wording.size(size)}{after}</span></div>"
-    )
 
 
 def _modules(modules: Sequence[ModuleWeights]) -> str:
@@ -221,21 +202,4 @@ def _modules(modules: Sequence[ModuleWeights]) -> str:
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         weights, size = wording.count(sum(m.parameters for m in group)), wording.size(memory.total(group))
         rows.append((kind, _SHORT.get(dtype, dtype), f"{len(group):,}", weights, size, note or group[0].name + more))
-    return _table(("Became", "Held as", "Modules", "Parameters", "Bytes", "Where, or why left alone"), rows)
-
-
-def _advice(advice: Advice) -> str:
-    return (
-        f'<div class="advice" data-severity="{advice.severity}"><span>{html.escape(advice.why)}</span>'
-        f"<small>{html.escape(advice.source)}</small></div>"
-    )
-
-
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return sheet.table(("Became", "Held as", "Modules", "Parameters", "Bytes", "Where, or why left alone"), rows)

@@ -9,6 +9,7 @@ from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 
 STYLE = Path(__file__).parent / "style.css"
+SCRIPT = Path(__file__).parent / "tokens.js"
 ICON = Path(__file__).parent / "icon.svg"
 
 _PINE = Color(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 from studio.errors import StudioError
 from studio.events import Phase, Progress, Waiting
@@ -20,8 +21,17 @@ _PHASES = {
     Phase.READ: "Reading the weights into memory",
     Phase.QUANTIZE: "Reading and quantizing the weights",
     Phase.CHECK: "Looking for damaged weights",
+    Phase.RENDER: "Rendering the conversation",
+    Phase.SEARCH: "Going through the vocabulary",
+    Phase.READ_ROWS: "Reading the rows",
+    Phase.COUNT: "Counting the tokens of each row",
     Phase.SAVE: "Writing the weights",
     Phase.MEASURE: "Measuring how well the model reads",
+    Phase.GATHER: "Collecting the texts",
+    Phase.COUNT_WORDS: "Counting the words of the texts",
+    Phase.LEARN: "Computing the vocabulary",
+    Phase.REHEARSE: "Carrying out the step on tensors without content",
+    Phase.COMPARE: "Comparing the tokenizers",
     Phase.PREFILL: "The model reads the prompt",
     Phase.DECODE: "The model writes",
 }
@@ -96,6 +106,17 @@ def note(words: str, *, bar: float | None = None) -> str:
 def done(words: str) -> str:
     """A quiet line about what has happened."""
     return f'<div class="note" role="status">{html.escape(words)}</div>'
+
+
+def caution(words: str) -> str:
+    """A line about something that works and is worth knowing."""
+    return f'<div class="caution" role="status">{html.escape(words)}</div>'
+
+
+def facts(told: Sequence[tuple[str, str]]) -> str:
+    """Numbers in a row, each with a word on what it is."""
+    cells = "".join(f"<span><b>{html.escape(value)}</b> {html.escape(label)}</span>" for value, label in told)
+    return f'<div class="facts" role="status">{cells}</div>'
 
 
 def problem(error: StudioError) -> str:

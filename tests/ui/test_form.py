@@ -9,6 +9,7 @@ import pytest
 
 from studio.errors import InputError
 from studio.generation import GenerationSettings
+from studio.tokenizer import Kind, Recipe
 from studio.ui import form
 
 
@@ -51,3 +52,13 @@ def test_what_is_no_seed_names_the_field(typed: str) -> None:
 def test_a_value_beyond_the_slider_sent_by_hand_names_the_field() -> None:
     with pytest.raises(InputError, match="Temperature"):
         form.read(GenerationSettings, dataclasses.asdict(GenerationSettings()) | {"temperature": 50})
+
+
+def test_the_recipe_of_a_tokenizer_is_drawn_and_read_back() -> None:
+    with gr.Blocks():
+        drawn = form.widgets(Recipe)
+    values = {name: widget.value for name, widget in drawn.items()}
+    assert form.read(Recipe, values) == Recipe()
+    assert drawn["kind"].choices == [(str(kind), str(kind)) for kind in Kind]
+    changed = form.read(Recipe, values | {"kind": "WordPiece", "minimum_frequency": "3", "longest_token": ""})
+    assert changed == Recipe(kind=Kind.WORDPIECE, minimum_frequency=3)

@@ -58,6 +58,17 @@ def test_a_handler_reads_keywords_and_returns_names() -> None:
     assert doubled == {total: "xx"}
 
 
+def test_a_handler_that_says_nothing_changes_nothing() -> None:
+    def silent() -> Iterator[handlers.Update]:
+        yield from ()
+
+    with gr.Blocks() as page:
+        outputs = {"first": gr.Textbox(), "second": gr.Textbox()}
+        handlers.on(page.load, silent, inputs={}, outputs=outputs)
+    (handler,) = page.fns.values()
+    assert list(handler.fn()) == [[gr.skip(), gr.skip()]]
+
+
 def test_only_the_person_at_the_machine_uses_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_ofThisMachine")
     assert handlers.hub_token() == hub.machine_token() == "hf_ofThisMachine"
@@ -68,7 +79,7 @@ def test_only_the_person_at_the_machine_uses_its_login(monkeypatch: pytest.Monke
 def test_the_page_offers_only_what_is_meant_to_be_called() -> None:
     page = build()
     public = {fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"}
-    assert public == {"generate", "inspect"}
+    assert public == {"estimate", "generate", "inspect", "tokenize"}
 
 
 def test_the_page_is_served_to_this_machine_alone_and_keeps_no_history() -> None:

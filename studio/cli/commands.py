@@ -1,4 +1,4 @@
-"""The same studio without a browser: `python -m studio generate`, `python -m studio doctor`."""
+"""The commands: their options, and what each does."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.cli import lines
 from studio.errors import InputError, StudioError
 from studio.events import Finished, Progress, TextDelta, Waiting
 
 if TYPE_CHECKING:
-    from studio.inspection import Inspection
-    from studio.loading import Resident
+    from studio.jobs import Answer, Tokenization
 
+_ABOUT = "Transformers Studio on the command line: the same jobs, words and fields as on the page."
 OK, FAILED = 0, 1  # argparse exits with 2 for wrong usage
 
 
@@ -39,11 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m studio", description=_ABOUT)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="stream a reply of a model"))
+    _add_tokenize(commands.add_parser("tokenize", help="say what a model reads in a text"))
     _add_inspect(commands.add_parser("inspect", help="say what a checkpoint holds, without loading it"))
     _add_load(commands.add_parser("load", help="load a model, measure what it takes, and let go of it again"))
+    _add_estimate(commands.add_parser("estimate", help="say what a model takes in memory, without loading it"))
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is wrong with it")
     doctor.set_defaults(run=_doctor)
     for command in commands.choices.values():
@@ -64,6 +67,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter to put on top")
     for field in dataclasses.fields(GenerationSettings):
         _add_setting(parser, field)
+
+
+def _add_tokenize(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_tokenize)
+    parser.add_argument("model", help="a Hub id with an optional @revision, a folder, or starter")
+    parser.add_argument("--text", required=True, help="what is read; - reads it from stdin")
+    parser.add_argument("--bare", action="store_true", help="without the special tokens around a text")
+    parser.add_argument("--stages", action="store_true", help="show the stages of the tokenizer too")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -89,11 +100,29 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_estimate(parser: argparse.ArgumentParser) -> None:
+    from studio.memory import Question
+
+    parser.set_defaults(run=_estimate)
+    parser.add_argument("model", help="a Hub id with an optional @revision, a folder, starter, or 8B, 32 layers")
+    parser.add_argument("--dry", action="store_true", help="carry out the real step on tensors without content too")
+    parser.add_argument("--link", action="store_true", help="print the question as the query of a link, and no answer")
+    for field in dataclasses.fields(Question):
+        if field.name != "model":
+            _add_setting(parser, field)
+
+
 def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     """One option from one field of a settings class."""
     name, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
     if isinstance(field.default, bool):
-        parser.add_argument(name, action="store_true", default=field.default, help=text)
+        action = argparse.BooleanOptionalAction if field.default else "store_true"
+        parser.add_argument(name, action=action, default=field.default, help=text)
+    elif isinstance(field.default, str):
+        # As plain words: in a message of argparse a member of an enumeration looks like code.
+        words = [str(word) for word in field.metadata.get("choices", ())] or None
+        default = str(field.default)
+        parser.add_argument(name, choices=words, default=default, help=f"{text} (default: {default or 'none'})")
     else:
         kind: Callable[[str], Any] = float if isinstance(field.default, float) else int
         parser.add_argument(name, type=kind, default=field.default, help=f"{text} (default: {field.default})")
@@ -121,6 +150,25 @@ def _generate(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _tokenize(arguments: argparse.Namespace) -> int:
+    from studio import hub, jobs
+    from studio.models import ModelRef
+
+    text = _read_stdin() if arguments.text == "-" else arguments.text
+    work = jobs.tokenize_text(
+        ModelRef.parse(arguments.model), text, special_tokens=not arguments.bare, token=hub.machine_token()
+    )
+    with closing(work) as events:
+        found: Tokenization = _result(events)
+    if arguments.json:
+        # In ASCII: a token may hold what no terminal can encode.
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+        return OK
+    for line in lines.tokenized(found, stages=arguments.stages):
+        print(lines.safe(line))
+    return OK
+
+
 def _inspect(arguments: argparse.Namespace) -> int:
     """Ends with 1 where something would keep the model from loading, as the doctor does where something is wrong."""
     from studio import hub, jobs
@@ -133,7 +181,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         # In ASCII: the name of a tensor may hold what no terminal can encode.
         print(json.dumps(dataclasses.asdict(found), indent=2))
     else:
-        print("\n".join(map(_safe, _inspected(found, tensors=arguments.tensors))))
+        print("\n".join(map(lines.safe, lines.inspected(found, tensors=arguments.tensors))))
     return FAILED if any(finding.severity == "error" for finding in found.findings) else OK
 
 
@@ -158,30 +206,34 @@ def _load(arguments: argparse.Namespace) -> int:
         said = {"resident": dataclasses.asdict(resident), "kept": dataclasses.asdict(kept) if kept else None}
         print(json.dumps(said, indent=2, default=str))
         return OK
-    print("\n".join(_loaded(resident, report=arguments.report)))
+    print("\n".join(lines.loaded(resident, report=arguments.report)))
     if kept:
-        print(f"kept in {kept.folder}: {_size(kept.after)}, before {_size(kept.before)};", end=" ")
+        print(f"kept in {kept.folder}: {lines.size(kept.after)}, before {lines.size(kept.before)};", end=" ")
         print(f"{kept.tensors} tensors read back, the same bit for bit")
     return OK
 
 
-def _loaded(resident: Resident, *, report: bool) -> Iterator[str]:
-    """A model that was in memory, line by line."""
-    from studio import memory
+def _estimate(arguments: argparse.Namespace) -> int:
+    from studio import hub, jobs, memory
+    from studio.settings import Settings
 
-    yield f"{resident.plan.model} in {resident.plan.precision}"
-    yield f"{resident.parameters:,} weights, loaded in {resident.seconds:.1f} s"
-    off = 100 * (resident.weights - resident.estimated) / max(1, resident.estimated)
-    yield f"measured {_size(resident.weights)}, estimated {_size(resident.estimated)}, {off:+.2f} %"
-    if not report:
-        return
-    for title, sizes in (("Dtypes", memory.by_dtype), ("Devices", memory.by_device)):
-        yield from _table(title, ([name, _size(bytes_)] for name, bytes_ in sizes(resident.modules).items()))
-    kinds: dict[tuple[str, str, str], list[int]] = {}
-    for module in resident.modules:
-        kinds.setdefault((module.kind, module.dtype, module.note), []).append(module.bytes)
-    rows = ([of[0], _size(sum(sizes)), f"{len(sizes)}x", *of[1:]] for of, sizes in kinds.items())
-    yield from _table("Modules", rows)
+    fields = dataclasses.fields(memory.Question)
+    question = memory.Question(**{field.name: getattr(arguments, field.name) for field in fields})
+    if arguments.link:
+        print(json.dumps({"query": question.query}) if arguments.json else question.query)
+        return OK
+    with closing(jobs.estimate(question, token=hub.machine_token(), dry=arguments.dry)) as events:
+        found: Answer = _result(events)
+    if arguments.json:
+        # What is derived and not declared goes in by hand.
+        said = {"peak": found.estimate.peak, "query": question.query, **dataclasses.asdict(found)}
+        print(json.dumps(said, indent=2))
+        return OK
+    settings = Settings.from_env()
+    kept = () if settings.shared else memory.summary(settings.workspace).accuracies
+    for line in (*lines.estimated(found), *lines.remembered(kept)):
+        print(lines.safe(line))
+    return OK
 
 
 def _result(events: Iterator[Any]) -> Any:
@@ -193,62 +245,6 @@ def _result(events: Iterator[Any]) -> Any:
         if (words := _in_words(event)) != said:
             print(said := words, file=sys.stderr)
     raise AssertionError("a job ends with Finished or raises")
-
-
-def _inspected(found: Inspection, *, tensors: bool) -> Iterator[str]:
-    """An inspection line by line."""
-    facts, how, text = found.architecture, found.quantization, found.tokenizer
-    yield found.model + (f" at {found.commit}" if found.commit else "")
-    told = [facts.class_name or facts.model_type or "no architecture is named"]
-    numbers = {"layers": facts.layers, "hidden": facts.hidden, "heads": facts.heads, "kv heads": facts.kv_heads}
-    numbers |= {"tokens": facts.vocabulary, "context": facts.context}
-    yield ", ".join([*told, *(f"{value:,} {name}" for name, value in numbers.items() if value)])
-    yield f"{found.parameters:,} weights, {_size(found.bytes)}" + (f", quantized with {how.method}" if how else "")
-    yield f"tokenizer: {('fast' if text.fast else 'slow') if text.present else 'none'}, chat template: " + (
-        text.chat_template or "none"
-    )
-    yield from _table("Files", ([file.name, _size(file.bytes), file.kind] for file in found.files))
-    yield from _table("Dtypes", ([of.dtype, _size(of.bytes), f"{of.weights:,} weights"] for of in found.dtypes))
-    groups = (
-        [
-            group.name,
-            _size(group.bytes) + (" each" if len(group.layers) > 1 else ""),
-            f"{group.parameters:,} weights",
-            " ".join(group.dtypes),
-        ]
-        for group in found.groups
-    )
-    yield from _table("Groups", groups)
-    listed = ([of.name, _size(of.bytes), of.dtype, str(list(of.shape)), of.file] for of in found.tensors)
-    yield from _table("Tensors", listed if tensors else ())
-    if found.findings:
-        yield from ("", "Findings")
-    for finding in found.findings:
-        yield f"  {finding.severity:<8} {finding.message}"
-        yield f"  {'':<8} {finding.hint}"
-
-
-def _table(title: str, rows: Iterable[list[str]]) -> Iterator[str]:
-    """Aligned columns under a title; nothing where there are no rows."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if rows:
-        yield from ("", title)
-    for name, size, *rest in rows:
-        cells = [cell.ljust(width) for cell, width in zip(rest, widths[2:], strict=True)]
-        yield "  ".join(["", name.ljust(widths[0]), size.rjust(widths[1]), *cells]).rstrip()
-
-
-def _size(size: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:,.2f} {unit}"
-    return f"{size} bytes"
-
-
-def _safe(line: str) -> str:
-    """The line without what could steer a terminal: names and dtypes are whatever the files say."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _read_stdin() -> str:

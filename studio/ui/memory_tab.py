@@ -1,0 +1,246 @@
+"""Whether it fits: what a model takes to generate or to train, by part, live for every knob, before any download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import gradio as gr
+
+from studio import advice, jobs, memory
+from studio.errors import InputError, StudioError
+from studio.jobs import Answer
+from studio.loading import AUTO
+from studio.memory import DEVICES, THIS, Point, Question
+from studio.models import Precision
+from studio.ui import form, memory_view, wording
+from studio.ui.handlers import Update, answering, hub_token, on, on_cancel, told
+
+LABEL, TAB_ID = "Memory", "memory"
+LINK_FIELD = "memory"
+"""The part of the page's address that holds a question."""
+_QUEUE: dict[str, Any] = {"concurrency_id": "memory", "concurrency_limit": 8, "trigger_mode": "always_last"}
+_FIRST = ("task", "context", "batch", "method", "rank", "checkpointing", "device")
+"""The knobs that matter up front; the rest is under Advanced."""
+_PURPOSE = "<p>Whether it fits, before anything is downloaded: move a knob and see what holds the memory.</p>"
+_CONTEXTS = [str(1 << n) for n in range(9, 18)]
+_COPY = f"""(query) => {{
+  const url = location.origin + location.pathname + "?{LINK_FIELD}=" + encodeURIComponent(query);
+  navigator.clipboard.writeText(url);
+}}"""
+
+
+def memory_tab(page: gr.Blocks, tabs: gr.Tabs, chosen: dict[str, Any], showing: gr.State) -> None:
+    """Draw the tab and connect it. `chosen` are the strip's model and precision; `showing` which tab is open."""
+    with gr.Tab(LABEL, id=TAB_ID) as tab, gr.Row(elem_id="memory-row"):
+        with gr.Column(scale=7, min_width=320):
+            shown = _answers()
+        with gr.Column(scale=3, min_width=280, elem_id="memory-knobs"):
+            knobs = _knobs()
+    inputs = {**chosen, **knobs}
+    watched = [widget.change for name, widget in inputs.items() if name != "typed"]
+    on([tab.select, knobs["typed"].submit, knobs["typed"].blur], ask, inputs=inputs, outputs=shown, **_QUEUE)
+    on(watched, ask_while_open, inputs={**inputs, "showing": showing}, outputs=shown, **_QUEUE)
+    running = on(shown["rehearse"].click, rehearse, inputs=inputs, outputs=shown, concurrency_id="rehearsal")
+    on_cancel(shown["stop"], [running], stopped, note=shown["note"], inputs={}, outputs=shown)
+    on(shown["apply"].click, apply, inputs=inputs, outputs={**shown, **knobs, "precision": chosen["precision"]})
+    copied = shown["link"]
+    shown["copy"].click(None, inputs=copied, js=_COPY)
+    on(shown["copy"].click, link_copied, inputs={}, outputs={"note": shown["note"]}, queue=False)
+    opened = {**shown, **knobs, "precision": chosen["precision"], "tabs": tabs, "showing": showing}
+    on(page.load, from_link, inputs={}, outputs=opened)
+
+
+def _answers() -> dict[str, Any]:
+    gr.HTML(_PURPOSE, elem_id="memory-purpose")
+    with gr.Row(elem_id="memory-buttons"):
+        shown = {
+            "rehearse": gr.Button(
+                "Run the step on empty tensors", min_width=290, scale=0, variant="primary", elem_id="rehearse"
+            ),
+            "apply": gr.Button("Apply the changes", min_width=190, scale=0, visible=False, elem_id="apply-changes"),
+            "copy": gr.Button("Copy link", min_width=110, scale=0, elem_id="copy-link"),
+            "stop": gr.Button("Stop", variant="stop", min_width=96, scale=0, visible=False, elem_id="stop-rehearsal"),
+        }
+    shown |= {
+        "note": gr.HTML("", elem_id="memory-note", elem_classes="note-line"),
+        "link": gr.Textbox(visible="hidden", label="Link", elem_id="memory-link"),
+        "answer": gr.HTML("", elem_id="memory-answer", elem_classes="bare"),
+        "fitting": gr.HTML("", elem_id="memory-fitting", elem_classes="bare"),
+        "verdicts": gr.HTML("", elem_id="memory-devices", elem_classes="bare"),
+    }
+    with gr.Row(elem_id="memory-curves"):
+        plain: dict[str, Any] = {"y": "GB", "y_lim": [0, None], "height": 220, "min_width": 280, "visible": False}
+        shown["over_context"] = gr.LinePlot(x="Context", title="Peak over the context", **plain)
+        shown["over_batch"] = gr.LinePlot(x="Batch", title="Peak over the batch", **plain)
+    return shown
+
+
+def _knobs() -> dict[str, Any]:
+    about = {field.name: field for field in fields(Question)}
+    places = [("This machine", THIS), *((device.name, key) for key, device in DEVICES.items()), ("No device", "")]
+    knobs: dict[str, Any] = {
+        "typed": gr.Textbox(
+            label="Instead of the model above",
+            info="A name, or numbers typed by hand",
+            placeholder="8B, 32 layers",
+            max_lines=1,
+            elem_id="memory-typed",
+        ),
+        "task": gr.Radio(
+            [("Train", "train"), ("Generate", "generate")], value="train", label="To", elem_id="memory-task"
+        ),
+        "context": gr.Dropdown(
+            _CONTEXTS,
+            value=str(about["context"].default),
+            allow_custom_value=True,
+            label="Context",
+            info=about["context"].metadata["help"],
+            elem_id="memory-context",
+        ),
+        "batch": gr.Number(
+            about["batch"].default,
+            label="Batch",
+            info=about["batch"].metadata["help"],
+            precision=0,
+            elem_id="memory-batch",
+        ),
+        "method": gr.Dropdown(
+            list(about["method"].metadata["choices"]),
+            value=about["method"].default,
+            label="Method",
+            info=about["method"].metadata["help"],
+            elem_id="memory-method",
+        ),
+        "rank": gr.Number(
+            about["rank"].default, label="Rank", info=about["rank"].metadata["help"], precision=0, elem_id="memory-rank"
+        ),
+        "checkpointing": gr.Checkbox(
+            True, label="Checkpointing", info=about["checkpointing"].metadata["help"], elem_id="memory-checkpointing"
+        ),
+        "device": gr.Dropdown(places, value=THIS, label="Make it fit", elem_id="memory-device"),
+    }
+    with gr.Accordion("Advanced", open=False, elem_id="memory-more"):
+        knobs |= form.widgets(Question, but=("model", "precision", *_FIRST), prefix="memory")
+    return knobs
+
+
+def question_of(*, model: str | None, precision: str, typed: str | None, **knobs: Any) -> Question:
+    """What the widgets ask. Raises InputError, naming the field, for what is no question."""
+    whole = {name: _whole(name, knobs[name]) for name in ("context", "batch", "rank")}
+    held = Precision.BF16 if precision == AUTO else Precision(precision)
+    return Question(model=(typed or "").strip() or (model or "").strip(), precision=held, **knobs | whole)
+
+
+def _whole(name: str, value: Any) -> int:
+    """What was typed into a field as a whole number."""
+    text = str("" if value is None else value).strip().replace(",", "")
+    try:
+        return int(text)
+    except ValueError as error:
+        words = f"{name.capitalize()} is {text[:40]!r}, which is not a whole number."
+        raise InputError(words, "Write digits, 2048 for example.") from error
+
+
+def ask_while_open(*, showing: str, **values: Any) -> Iterator[Update]:
+    """Answer where the tab is the one that is open."""
+    if showing == LABEL:
+        yield from ask(**values)
+
+
+def ask(**values: Any) -> Iterator[Update]:
+    """Answer what the widgets ask, in closed form."""
+    try:
+        question = question_of(**values)
+        yield _drawn((yield from told(jobs.estimate(question, token=hub_token()))))
+    except StudioError as error:
+        yield {**_nothing(), "note": wording.problem(error)}
+
+
+@answering
+def rehearse(**values: Any) -> Iterator[Update]:
+    """Carry out the real step on tensors without content, and show it beside the formula."""
+    question = question_of(**values)
+    yield _drawn((yield from told(jobs.estimate(question, token=hub_token(), dry=True))))
+
+
+def stopped() -> Update:
+    """The tab after Stop."""
+    return {"stop": gr.update(visible=False), "note": wording.done("Stopped.")}
+
+
+def apply(**values: Any) -> Iterator[Update]:
+    """Set the knobs, and the strip's precision, to what makes it fit the device; the answer follows."""
+    try:
+        found: Answer = yield from told(jobs.estimate(question_of(**values), token=hub_token()))
+    except StudioError as error:
+        yield {"note": wording.problem(error)}
+        return
+    if found.limits is None or not found.limits.fitting.changes:
+        yield {"note": wording.done("Nothing has to be changed.")}
+        return
+    changes = {name: value for change in found.limits.fitting.changes for name, value in change.values}
+    yield {name: _shown(name, value) for name, value in changes.items()}
+    after = values | {name: _shown(name, value) for name, value in changes.items()}
+    yield from ask(**after)
+
+
+def link_copied() -> Update:
+    """Say that the link was copied."""
+    return {"note": wording.done("The link is copied: it opens this page with the same question.")}
+
+
+def from_link(request: gr.Request) -> Iterator[Update]:
+    """Where the page's address holds a question, open the tab and answer it."""
+    query = request.query_params.get(LINK_FIELD)
+    if query is None:
+        yield {}
+        return
+    yield {"tabs": gr.update(selected=TAB_ID), "showing": LABEL}
+    try:
+        question = Question.from_query(query)
+    except StudioError as error:
+        yield {"note": wording.problem(error)}
+        return
+    values = {name: _shown(name, value) for name, value in asdict(question).items()}
+    values["typed"] = values.pop("model")
+    yield values
+    yield from ask(model="", **values)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A field of a question as its widget holds it."""
+    return str(value) if name in ("context", "precision") else value
+
+
+def _drawn(found: Answer) -> Update:
+    """Everything that is shown of an answer."""
+    target = memory.device(found.question.device) if found.question.device else None
+    way = found.limits.fitting if found.limits else None
+    rules = advice.on_memory(found.estimate, target, way)
+    return {
+        "answer": memory_view.answer(found, rules),
+        "fitting": memory_view.fitting(found),
+        "verdicts": memory_view.devices(found.fits),
+        "over_context": _curve("Context", found.over_context),
+        "over_batch": _curve("Batch", found.over_batch),
+        "apply": gr.update(visible=bool(way and way.changes)),
+        "link": found.question.query,
+        "note": "",
+    }
+
+
+def _nothing() -> Update:
+    """The tab without an answer."""
+    hidden = gr.update(visible=False)
+    return {"answer": "", "fitting": "", "verdicts": "", "over_context": hidden, "over_batch": hidden, "apply": hidden}
+
+
+def _curve(axis: str, points: Sequence[Point]) -> Any:
+    import pandas
+
+    if not points:
+        return gr.update(visible=False)
+    rows = {axis: [point.value for point in points], "GB": [round(point.peak / 1e9, 3) for point in points]}
+    return gr.update(value=pandas.DataFrame(rows), visible=True)

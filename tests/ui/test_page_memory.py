@@ -1,0 +1,98 @@
+"""The Memory tab in a real browser: live, with verdicts, with what makes it fit, a dry run and a link."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Studio
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def memory(page: Page) -> Page:
+    """The page with the tab open, and the question that it begins with answered."""
+    page.get_by_role("tab", name="Memory").click()
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
+    return page
+
+
+def type_model(page: Page, text: str) -> None:
+    """Type a size in place of the strip's model, and wait until it is answered."""
+    page.fill("#memory-typed textarea, #memory-typed input", text)
+    page.keyboard.press("Enter")
+    page.locator("#memory-answer .headline", has_text=text).wait_for()
+
+
+def choose(page: Page, field: str, value: str) -> None:
+    """Choose in a drop-down by what it shows."""
+    page.fill(f"#memory-{field} input", value)
+    page.keyboard.press("Enter")
+
+
+def test_a_newcomer_sees_what_the_starter_takes_at_one_click(memory: Page) -> None:
+    assert "to train starter" in memory.inner_text("#memory-answer .headline")
+    assert memory.locator("#memory-answer .stack .cells i").count() >= 4
+    assert memory.locator("#memory-devices tbody tr").count() == 19
+    assert "This machine" in memory.locator("#memory-devices tbody tr").first.inner_text()
+    memory.locator("#memory-curves canvas, #memory-curves svg").first.wait_for()
+
+
+def test_the_answer_follows_a_knob(memory: Page) -> None:
+    before = memory.inner_text("#memory-answer .headline strong")
+    memory.get_by_label("Generate", exact=True).check()
+    memory.locator("#memory-answer .headline", has_text="to generate").wait_for()
+    assert memory.inner_text("#memory-answer .headline strong") != before
+
+
+def test_what_makes_it_fit_is_applied_by_one_click(memory: Page) -> None:
+    type_model(memory, "8B")
+    choose(memory, "device", "T4")
+    memory.locator("#memory-fitting .headline", has_text="it fits T4").wait_for()
+    memory.click("#apply-changes")
+    memory.locator("#memory-fitting .headline", has_text="It fits T4 as it is").wait_for()
+    assert memory.input_value("#precision input") == "nf4"
+
+
+def test_a_context_that_is_none_is_said_in_words(memory: Page) -> None:
+    choose(memory, "context", "-3")
+    memory.locator("#memory-note .problem", has_text="Context is -3").wait_for()
+    choose(memory, "context", "512")
+    memory.locator("#memory-answer .memory-answer").wait_for()
+
+
+def test_the_step_is_carried_out_and_stands_beside_the_formula(memory: Page) -> None:
+    memory.click("#rehearse")
+    memory.locator("#memory-answer", has_text="The dry run says").wait_for(timeout=120_000)
+    memory.locator("#stop-rehearsal").wait_for(state="hidden")
+
+
+def test_a_dry_run_can_be_stopped_and_started_again(memory: Page) -> None:
+    type_model(memory, "8B")
+    memory.click("#rehearse")
+    memory.click("#stop-rehearsal")
+    memory.locator("#memory-note .note", has_text="Stopped.").wait_for()
+    memory.click("#rehearse")
+    memory.locator("#stop-rehearsal").wait_for()
+    memory.click("#stop-rehearsal")
+    memory.locator("#memory-note .note", has_text="Stopped.").wait_for()
+
+
+def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any, studio: Studio) -> None:
+    page = open_page()
+    page.goto(f"{studio.url}?memory=model%3D8B%26context%3D4096%26device%3Dt4")
+    page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=90_000)
+    assert page.input_value("#memory-context input") == "4096"
+    page.wait_for_function("document.querySelector('#memory-link textarea').value.includes('device=t4')")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_has_no_line_that_leaves_it(open_page: Any, dark: bool) -> None:
+    page = open_page(width=390, height=844, dark=dark)
+    page.get_by_role("tab", name="Memory").click()
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -147,6 +147,7 @@ def _result_widgets() -> dict[str, Any]:
             label="Rows by length",
             elem_id="data-bars",
         )
+        beyond = gr.HTML("", elem_id="data-beyond", elem_classes="note-line")
         limit = gr.Slider(
             1, 1024, value=512, step=1, label="Cut-off", info="Tokens of a row that are kept", elem_id="data-limit"
         )
@@ -156,6 +157,7 @@ def _result_widgets() -> dict[str, Any]:
         "summary": summary,
         "lengths": lengths,
         "bars": bars,
+        "beyond": beyond,
         "limit": limit,
         "cost": cost,
         "outstanding": outstanding,
@@ -342,6 +344,7 @@ def _result(measured: Measured, by_hand: ColumnMapping | None) -> Update:
         "summary": data_view.summary(measured),
         "lengths": gr.update(visible=True),
         "bars": gr.update(**data_view.histogram(lengths)),
+        "beyond": data_view.beyond(lengths),
         "limit": gr.update(maximum=max(limits[100], 2), value=limits[99]),
         **cut_at(limit=limits[99], measured=measured),
         "outstanding": data_view.details(measured),

@@ -54,13 +54,20 @@ def histogram(lengths: Lengths) -> dict[str, Any]:
         {"tokens": [each.start for each in bins[first:]], "rows": [each.rows for each in bins[first:]]}
     )
     last = bins[-1]
-    beyond = f" The last one holds the {last.rows:,} with {last.start:,} and more." if last.end is None else ""
     return {
         "value": value,
         "x_bin": width,
         "x_lim": [bins[first].start, last.start + width],
-        "label": f"Rows by length in tokens. Each bar is {width:,} wide.{beyond}",
+        "label": f"Rows by length, {width:,} token{'' if width == 1 else 's'} a bar",
     }
+
+
+def beyond(lengths: Lengths) -> str:
+    """What the last bar stands for where a few rows are longer than all others."""
+    last = lengths.histogram[-1]
+    if last.end is not None:
+        return ""
+    return wording.done(f"The last bar is for {last.start:,} tokens and more: {_rows(last.rows)}.")
 
 
 def cut_off(cut: CutOff) -> str:

@@ -43,6 +43,7 @@ def measure(page: Page) -> str:
 
 def upload(page: Page, file: Path) -> None:
     page.get_by_text("A file of yours").click()
+    page.locator("#data-there .note").wait_for(state="hidden")
     page.set_input_files("#data-file input[type=file]", file)
     page.locator("#data-there .note, #data-note .problem").first.wait_for()
     page.locator("#measure-stop").wait_for(state="hidden")
@@ -51,6 +52,9 @@ def upload(page: Page, file: Path) -> None:
 def name_on_the_hub(page: Page, name: str) -> str:
     """Choose the Hub, write the name, and return what is said of it."""
     page.get_by_text("The Hub", exact=True).click()
+    page.locator("#data-name").wait_for()
+    page.wait_for_timeout(300)
+    page.evaluate("document.querySelectorAll('#data-there .prose, #data-note .prose').forEach(e => e.innerHTML = '')")
     page.fill("#data-name input, #data-name textarea", name)
     page.click("#data-look")
     over = page.locator("#data-there .note, #data-note .problem").first

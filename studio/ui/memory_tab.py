@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -38,18 +39,20 @@ def memory_tab(page: gr.Blocks, tabs: gr.Tabs, chosen: dict[str, Any], showing: 
             shown = _answers()
         with gr.Column(scale=3, min_width=280, elem_id="memory-knobs"):
             knobs = _knobs()
+            asked = gr.Textbox(visible="hidden", label="Asked")
     inputs = {**chosen, **knobs}
+    # One listener for all of them: of several, one that began with the knobs half set could answer last.
     watched = [widget.change for name, widget in inputs.items() if name != "typed"]
-    on([tab.select, knobs["typed"].submit, knobs["typed"].blur], ask, inputs=inputs, outputs=shown, **_QUEUE)
+    watched += [knobs["typed"].submit, knobs["typed"].blur, asked.change]
     on(watched, ask_while_open, inputs={**inputs, "showing": showing}, outputs=shown, **_QUEUE)
+    on(tab.select, opened, inputs={}, outputs={"showing": showing, "asked": asked}, queue=False)
     running = on(shown["rehearse"].click, rehearse, inputs=inputs, outputs=shown, concurrency_id="rehearsal")
     on_cancel(shown["stop"], [running], stopped, note=shown["note"], inputs={}, outputs=shown)
-    on(shown["apply"].click, apply, inputs=inputs, outputs={**shown, **knobs, "precision": chosen["precision"]})
-    copied = shown["link"]
-    shown["copy"].click(None, inputs=copied, js=_COPY)
+    settings = {**knobs, "precision": chosen["precision"], "note": shown["note"]}
+    on(shown["apply"].click, apply, inputs=inputs, outputs=settings)
+    shown["copy"].click(None, inputs=shown["link"], js=_COPY)
     on(shown["copy"].click, link_copied, inputs={}, outputs={"note": shown["note"]}, queue=False)
-    opened = {**shown, **knobs, "precision": chosen["precision"], "tabs": tabs, "showing": showing}
-    on(page.load, from_link, inputs={}, outputs=opened)
+    on(page.load, from_link, inputs={}, outputs={**settings, "tabs": tabs, "showing": showing, "asked": asked})
 
 
 def _answers() -> dict[str, Any]:
@@ -143,6 +146,11 @@ def _whole(name: str, value: Any) -> int:
         raise InputError(words, "Write digits, 2048 for example.") from error
 
 
+def opened() -> Update:
+    """Ask, now that the tab is open."""
+    return {"showing": LABEL, "asked": str(time.time_ns())}
+
+
 def ask_while_open(*, showing: str, **values: Any) -> Iterator[Update]:
     """Answer where the tab is the one that is open."""
     if showing == LABEL:
@@ -171,7 +179,7 @@ def stopped() -> Update:
 
 
 def apply(**values: Any) -> Iterator[Update]:
-    """Set the knobs, and the strip's precision, to what makes it fit the device; the answer follows."""
+    """Set the knobs, and the strip's precision, to what makes it fit the device; they bring the answer."""
     try:
         found: Answer = yield from told(jobs.estimate(question_of(**values), token=hub_token()))
     except StudioError as error:
@@ -181,9 +189,7 @@ def apply(**values: Any) -> Iterator[Update]:
         yield {"note": wording.done("Nothing has to be changed.")}
         return
     changes = {name: value for change in found.limits.fitting.changes for name, value in change.values}
-    yield {name: _shown(name, value) for name, value in changes.items()}
-    after = values | {name: _shown(name, value) for name, value in changes.items()}
-    yield from ask(**after)
+    yield {"note": "", **{name: _shown(name, value) for name, value in changes.items()}}
 
 
 def link_copied() -> Update:
@@ -192,21 +198,20 @@ def link_copied() -> Update:
 
 
 def from_link(request: gr.Request) -> Iterator[Update]:
-    """Where the page's address holds a question, open the tab and answer it."""
+    """Where the page's address holds a question, open the tab, set the knobs to it, and then ask."""
     query = request.query_params.get(LINK_FIELD)
     if query is None:
         yield {}
         return
-    yield {"tabs": gr.update(selected=TAB_ID), "showing": LABEL}
+    opening = {"tabs": gr.update(selected=TAB_ID), "showing": LABEL}
     try:
-        question = Question.from_query(query)
+        values = {name: _shown(name, value) for name, value in asdict(Question.from_query(query)).items()}
     except StudioError as error:
-        yield {"note": wording.problem(error)}
+        yield opening | {"note": wording.problem(error)}
         return
-    values = {name: _shown(name, value) for name, value in asdict(question).items()}
     values["typed"] = values.pop("model")
-    yield values
-    yield from ask(model="", **values)
+    yield opening | values
+    yield {"asked": str(time.time_ns())}
 
 
 def _shown(name: str, value: Any) -> Any:

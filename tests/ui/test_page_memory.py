@@ -84,10 +84,11 @@ def test_a_dry_run_can_be_stopped_and_started_again(memory: Page) -> None:
 
 def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any, studio: Studio) -> None:
     page = open_page()
-    page.goto(f"{studio.url}?memory=model%3D8B%26context%3D4096%26device%3Dt4")
-    page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=90_000)
-    assert page.input_value("#memory-context input") == "4096"
-    page.wait_for_function("document.querySelector('#memory-link textarea').value.includes('device=t4')")
+    for _ in range(3):  # an answer to half a question that came last showed in every third load
+        page.goto(f"{studio.url}?memory=model%3D8B%26context%3D4096%26device%3Dt4")
+        page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=90_000)
+        page.locator("#memory-fitting .headline", has_text="T4").wait_for()
+        assert page.input_value("#memory-context input") == "4096"
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -101,7 +101,7 @@ def open_page(request: pytest.FixtureRequest, studio: Studio, browser: Browser) 
     """Open a window of its own on the page; afterwards no window may have asked another host or logged an error."""
     contexts, complaints = [], []
 
-    def open_page(*, width: int = 1440, height: int = 900, dark: bool = False) -> Page:
+    def open_page(*, width: int = 1440, height: int = 900, dark: bool = False, query: str = "") -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
         )
@@ -111,7 +111,7 @@ def open_page(request: pytest.FixtureRequest, studio: Studio, browser: Browser) 
         page.on("request", lambda request: complaints.append(request.url) if _is_foreign(request.url) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.goto(studio.url)
+        page.goto(f"{studio.url}{query}")
         page.locator("#session-bar .session").wait_for()
         return page
 
@@ -133,6 +133,17 @@ def _is_foreign(url: str) -> bool:
 def page(open_page: Any) -> Page:
     """One window, as wide as a laptop."""
     return open_page()
+
+
+@pytest.fixture(scope="module")
+def nothing_loaded(studio: Studio, browser: Browser) -> None:
+    """No model is in memory: the page opens on the one that is, and otherwise on the starter."""
+    page = browser.new_page()
+    page.goto(studio.url)
+    page.locator("#session-bar .session").wait_for()
+    page.click("#unload")
+    page.locator("#model-note", has_text="Unloaded").wait_for(timeout=60_000)
+    page.close()
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def choose(page: Page, model: str | Path, precision: str = "auto") -> None:
 def foresee(page: Page) -> str:
     """Ask what loading will take; return the answer, or the problem."""
     page.evaluate("document.querySelectorAll('#outlook .prose, #loading-note .prose').forEach(e => e.textContent = '')")
+    page.wait_for_timeout(300)  # what was typed reaches Gradio a moment later, and nobody's hand is quicker
     page.click("#foresee")
     answer = page.locator("#outlook .sheet, #loading-note .problem").first
     answer.wait_for(timeout=60_000)

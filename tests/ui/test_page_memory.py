@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from conftest import Studio
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
 
 @pytest.fixture
@@ -82,10 +82,9 @@ def test_a_dry_run_can_be_stopped_and_started_again(memory: Page) -> None:
     memory.locator("#memory-note .note", has_text="Stopped.").wait_for()
 
 
-def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any, studio: Studio) -> None:
-    page = open_page()
+def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any) -> None:
     for _ in range(3):  # an answer to half a question that came last showed in every third load
-        page.goto(f"{studio.url}?memory=model%3D8B%26context%3D4096%26device%3Dt4")
+        page = open_page(query="?memory=model%3D8B%26context%3D4096%26device%3Dt4")
         page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=90_000)
         page.locator("#memory-fitting .headline", has_text="T4").wait_for()
         assert page.input_value("#memory-context input") == "4096"

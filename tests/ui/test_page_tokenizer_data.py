@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from conftest import Studio
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.dataset.formats import ColumnMapping, Format, turns_in
 from studio.dataset.parsing import kind_of, shown
-from studio.errors import InputError
+from studio.dataset.reasons import BadRow, Reason
 from studio.tokenizer import Message, Role, ToolDefinition
 from studio.tokenizer.conversation import read_call, read_tool
 
@@ -63,8 +63,8 @@ Example = Conversation | Completion | Passage
 def as_conversation(row: Mapping[str, Any], mapping: ColumnMapping, *, place: str = "The row") -> Example:
     """What a row says under a mapping; of a preference, the chosen answer. `place` is how errors call the row.
 
-    Raises InputError, with row and column, for what is missing, null, empty where something is to be learned, of
-    another kind, said by nobody who is known, or out of order.
+    Raises BadRow, an InputError with row and column, for what is missing, null, empty where something is to be learned,
+    of another kind, said by nobody who is known, or out of order.
     """
     at = _Row(row, mapping, place)
     match mapping.format:
@@ -84,6 +84,18 @@ def as_conversation(row: Mapping[str, Any], mapping: ColumnMapping, *, place: st
             return Conversation(
                 _in_order((*at.system(), *at.turns("conversations")), at.where("conversations")), at.tools()
             )
+
+
+def as_turns(example: Conversation | Completion) -> tuple[Message, ...]:
+    """The turns of a conversation; or a prompt as what the user says, and its completion as the answer."""
+    if isinstance(example, Conversation):
+        return example.messages
+    asked, said = example.prompt, example.completion
+    return (
+        *((Message("system", example.system),) if example.system else ()),
+        *((Message("user", asked),) if isinstance(asked, str) else asked),
+        *((Message("assistant", said),) if isinstance(said, str) else said),
+    )
 
 
 def _completion(at: _Row) -> Example:
@@ -120,17 +132,17 @@ class _Row:
         """What the column of a part holds, which is not nothing."""
         column = self._mapping.column(part)
         if column is None or column not in self._row:
-            raise InputError(f"{self._place} has no column {column!r}.", f"It has {', '.join(self._row) or 'none'}.")
+            raise BadRow(f"{self._place} has no column {column!r}.", f"It has {', '.join(self._row) or 'none'}.")
         value = self._row[column]
         if value is None:
-            raise InputError(f"{self.where(part)} is null or empty.", "Fill it in, or leave the row out.")
+            raise BadRow(f"{self.where(part)} is null or empty.", "Fill it in, or leave the row out.", Reason.NULL)
         return value
 
     def text(self, part: str) -> str:
         """What has to be text."""
         value = self.value(part)
         if not isinstance(value, str):
-            raise InputError(
+            raise BadRow(
                 f"{self.where(part)} is {kind_of(value)} and no text: {shown(value)}.",
                 "Choose another column for it, or write it as text.",
             )
@@ -140,7 +152,7 @@ class _Row:
         """Text that the model is to learn, so there must be some."""
         text = self.text(part)
         if not text.strip():
-            raise InputError(f"{self.where(part)} is empty: there is nothing to learn.", "Leave the row out.")
+            raise BadRow(f"{self.where(part)} is empty: there is nothing to learn.", "Leave the row out.", Reason.EMPTY)
         return text
 
     def spare(self, part: str) -> str:
@@ -162,12 +174,12 @@ class _Row:
         value = self.value(part)
         turns = turns_in(value)
         if turns is None:
-            raise InputError(
+            raise BadRow(
                 f"{self.where(part)} is {kind_of(value)} and no list of turns: {shown(value)}.",
                 'Write a list such as [{"role": "user", "content": "Hello"}].',
             )
         if not turns:
-            raise InputError(f"{self.where(part)} is a conversation without turns.", "Leave the row out.")
+            raise BadRow(f"{self.where(part)} is a conversation without turns.", "Leave the row out.", Reason.EMPTY)
         return tuple(_turn(turn, f"{self.where(part)}, turn {number}") for number, turn in enumerate(turns, start=1))
 
     def tools(self) -> tuple[ToolDefinition, ...]:
@@ -179,7 +191,7 @@ class _Row:
         listed = turns_in(value)
         tools = [_parsed(tool) for tool in listed] if listed is not None else [None]
         if not all(isinstance(tool, dict) for tool in tools):
-            raise InputError(
+            raise BadRow(
                 f"{self.where('tools')} is no list of functions: {shown(value)}.",
                 'Write a list such as [{"type": "function", "function": {"name": "weather"}}].',
             )
@@ -199,10 +211,10 @@ def _parsed(value: Any) -> Any:
 def _turn(turn: Any, place: str) -> Message:
     """One turn, with role and content, or from and value."""
     if not isinstance(turn, dict):
-        raise InputError(f"{place} is {kind_of(turn)} and no object: {shown(turn)}.", "Give it a role and a content.")
+        raise BadRow(f"{place} is {kind_of(turn)} and no object: {shown(turn)}.", "Give it a role and a content.")
     named = next((key for key in ("role", "from") if turn.get(key) is not None), None)
     if named is None:
-        raise InputError(f"{place} does not say who speaks: {shown(turn)}.", "Give it a role.")
+        raise BadRow(f"{place} does not say who speaks: {shown(turn)}.", "Give it a role.")
     said = str(turn[named])
     if said in _ANSWERS:
         named, asked = str(turn.get("name") or ""), str(turn.get("tool_call_id") or "")
@@ -213,7 +225,7 @@ def _turn(turn: Any, place: str) -> Message:
         return _turn_that_calls(turn, calls, place)
     role = ROLES.get(said.lower())
     if role is None:
-        raise InputError(
+        raise BadRow(
             f"{place} has the role {said!r}, which is unknown.",
             f"Use one of {', '.join(dict.fromkeys(ROLES.values()))}.",
         )
@@ -224,7 +236,7 @@ def _turn_that_calls(turn: dict[str, Any], calls: Any, place: str) -> Message:
     """An assistant that asks for tools, and may say something too."""
     listed = turns_in(calls)
     if listed is None:
-        raise InputError(f"{place}: tool_calls is {kind_of(calls)} and no list: {shown(calls)}.", "Write a list.")
+        raise BadRow(f"{place}: tool_calls is {kind_of(calls)} and no list: {shown(calls)}.", "Write a list.")
     said = "" if turn.get("content") is None else _content(turn, place)
     read = (read_call(f"{place}, call {number}", _parsed(call)) for number, call in enumerate(listed, start=1))
     return Message("assistant", said, tuple(read))
@@ -234,13 +246,13 @@ def _content(turn: dict[str, Any], place: str) -> str:
     key = next((key for key in ("content", "value") if key in turn), "content")
     value = turn.get(key)
     if value is None:
-        raise InputError(f"{place}: {key} is null.", "Fill it in, or leave the row out.")
+        raise BadRow(f"{place}: {key} is null.", "Fill it in, or leave the row out.", Reason.NULL)
     pieces = value if isinstance(value, list) else [value]
     texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in pieces]
     for piece, text in zip(pieces, texts, strict=True):
         if not isinstance(text, str):
             kind = str(piece.get("type", "an object")) if isinstance(piece, dict) else kind_of(piece)
-            raise InputError(
+            raise BadRow(
                 f"{place}: {key} holds {kind}, and the studio reads text alone: {shown(piece)}.",
                 "Leave the row out, or write what it says as text.",
             )
@@ -263,12 +275,15 @@ def _in_order(messages: tuple[Message, ...], place: str) -> tuple[Message, ...]:
     last = ""
     for number, message in enumerate(messages, start=1):
         if message.role not in _FOLLOWS[last]:
-            raise InputError(
+            raise BadRow(
                 f"{place}, turn {number} is of the {message.role} "
                 + (f"and follows {'a' if last == 'call' else 'one of the'} {last}." if last else "and comes first."),
                 f"Here has to speak: {' or '.join(_FOLLOWS[last])}.",
+                Reason.ORDER,
             )
         if message.role == "assistant" and not message.content.strip() and not message.tool_calls:
-            raise InputError(f"{place}, turn {number} is empty: there is nothing to learn.", "Leave the row out.")
+            raise BadRow(
+                f"{place}, turn {number} is empty: there is nothing to learn.", "Leave the row out.", Reason.EMPTY
+            )
         last = "call" if message.tool_calls else message.role
     return messages

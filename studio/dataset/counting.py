@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Event, Thread
+from collections.abc import Sequence
+from threading import Event
 from typing import TYPE_CHECKING, Any
+
+from studio.dataset.stopping import LONG_CHARS, patiently
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_LONG_CHARS = 200_000  # some 0.1 seconds of work that nothing can interrupt
-_STOP_SECONDS = 0.05
-
-
-class Stopped(Exception):
-    """Nobody waits for this any more."""
 
 
 class Counter:
@@ -22,15 +17,15 @@ class Counter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Event) -> None:
         self._tokenizer, self._stop = tokenizer, stop
-        self._backend = _uncut(getattr(tokenizer, "backend_tokenizer", None))
+        self._backend = uncut(getattr(tokenizer, "backend_tokenizer", None))
 
     def __call__(self, texts: Sequence[str], *, special_tokens: bool) -> list[int]:
         """Tokens of each text. Raises Stopped soon after somebody stops it, however long a text is."""
-        if sum(map(len, texts)) < _LONG_CHARS:
+        if sum(map(len, texts)) < LONG_CHARS:
             return self._count(texts, special_tokens)
         counts: list[int] = []
         for text in texts:
-            counts += self._patiently(lambda text=text: self._count([text], special_tokens))  # type: ignore[misc]
+            counts += patiently(lambda text=text: self._count([text], special_tokens), self._stop)  # type: ignore[misc]
         return counts
 
     def _count(self, texts: Sequence[str], special_tokens: bool) -> list[int]:
@@ -40,30 +35,8 @@ class Counter:
             return [len(encoding.ids) for encoding in found]
         return [len(self._tokenizer(text, add_special_tokens=special_tokens).input_ids) for text in texts]
 
-    def _patiently(self, work: Callable[[], list[int]]) -> list[int]:
-        """What `work` returns. A thread that is counting cannot be stopped, so it is left to itself then."""
-        outcome: list[list[int]] = []
-        failed: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                outcome.append(work())
-            except BaseException as error:
-                failed.append(error)
-                raise
-
-        thread = Thread(target=run, name="studio-count", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            if self._stop.is_set():
-                raise Stopped
-            thread.join(_STOP_SECONDS)
-        if failed:
-            raise failed[0]
-        return outcome[0]
-
-
-def _uncut(backend: Any) -> Any:
+def uncut(backend: Any) -> Any:
     """The Rust part, or a copy where it cuts or pads: some tokenizer files say so, and every row would be 512 long."""
     if backend is None or (backend.truncation is None and backend.padding is None):
         return backend

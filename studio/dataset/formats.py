@@ -91,6 +91,27 @@ class ColumnMapping:
                 )
 
 
+def mapping_of(format_: str, columns: str) -> ColumnMapping | None:
+    """A mapping as it is written, `alpaca` and `instruction=question, output=answer`; None where no format is named.
+
+    A part whose column is called like it need not be written. Raises InputError where it is none.
+    """
+    if not format_:
+        if columns.strip():
+            raise InputError("Columns are given without a format.", f"Choose one of {', '.join(Format)}.")
+        return None
+    if format_ not in list(Format):
+        raise InputError(f"There is no format {format_!r}.", f"Choose one of {', '.join(Format)}.")
+    chosen = {part: part for part in REQUIRED[Format(format_)]}
+    for entry in columns.split(","):
+        part, equals, column = (word.strip() for word in entry.partition("="))
+        if part and not (equals and column):
+            raise InputError(f"{entry.strip()!r} does not name a column.", "Write part=column, as prompt=question.")
+        if part:
+            chosen[part] = column
+    return ColumnMapping.of(Format(format_), **chosen)
+
+
 def turns_in(value: Any) -> list[Any] | None:
     """The list that a column holds, which may be written as JSON text; None where it holds none."""
     if isinstance(value, str) and value.lstrip().startswith("["):

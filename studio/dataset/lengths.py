@@ -11,14 +11,15 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from studio.dataset.colliding import Collision, Spellings
-from studio.dataset.conversing import Completion, Conversation, Example, Passage, as_conversation
-from studio.dataset.counting import Counter, Stopped
+from studio.dataset.conversing import Completion, Example, Passage, as_conversation, as_turns
+from studio.dataset.counting import Counter
 from studio.dataset.formats import ColumnMapping, texts_of
 from studio.dataset.rows import Rows
+from studio.dataset.stopping import Stopped
 from studio.errors import InputError
 from studio.events import Finished, Phase, Progress
 from studio.heartbeat import heartbeat
-from studio.tokenizer import Message, render
+from studio.tokenizer import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,20 +111,16 @@ def as_text(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     """What the model reads of an example: by its chat template, or one text after the other where it has none."""
     if isinstance(example, Passage):
         return example.text
-    messages = example.messages if isinstance(example, Conversation) else _as_turns(example)
+    messages = as_turns(example)
     if tokenizer.chat_template:
         return render(tokenizer, messages, tools=example.tools, generation_prompt=False)
     between = "" if isinstance(example, Completion) else "\n"
     return between.join(message.content for message in messages)
 
 
-def _as_turns(example: Completion) -> tuple[Message, ...]:
-    asked, said = example.prompt, example.completion
-    return (
-        *((Message("system", example.system),) if example.system else ()),
-        *((Message("user", asked),) if isinstance(asked, str) else asked),
-        *((Message("assistant", said),) if isinstance(said, str) else said),
-    )
+def percentiles(held: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(95, 812): 95 % of these lengths, which ascend, are at most 812. 100 is the longest."""
+    return tuple((share, held[ceil(share * len(held) / 100) - 1]) for share in PERCENTILES)
 
 
 class _Measuring:
@@ -206,7 +203,7 @@ class _Measuring:
             lengths=self._lengths,
             rows=len(self._lengths),
             tokens=sum(held),
-            percentiles=tuple((share, held[ceil(share * len(held) / 100) - 1]) for share in PERCENTILES),
+            percentiles=percentiles(held),
             histogram=_histogram(held),
             longest=tuple(
                 LongRow(-index, self._rows.place(-index), tokens, beginning)

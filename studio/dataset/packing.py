@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from studio.dataset.lengths import FAILED, Lengths
 from studio.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Numbers = np.ndarray[Any, np.dtype[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,7 @@ def at_cut_off(lengths: Lengths, limit: int, *, batch: int = 8) -> CutOff:
     cut = numpy.minimum(held, limit)
     total, kept = int(held.sum()), int(cut.sum())
     truncated = int((held > limit).sum())
-    counts = numpy.bincount(cut, minlength=limit + 1)
-    bins = _best_fit({int(size): int(counts[size]) for size in numpy.nonzero(counts)[0] if size}, limit)
-    starts = numpy.arange(0, len(cut), batch)
-    sizes = numpy.diff([*starts, len(cut)])
-    padded = int((numpy.maximum.reduceat(cut, starts) * sizes).sum())
+    bins = _bins(cut, limit)
     return CutOff(
         limit=limit,
         truncated=truncated,
@@ -55,8 +58,32 @@ def at_cut_off(lengths: Lengths, limit: int, *, batch: int = 8) -> CutOff:
         lost_share=(total - kept) / max(1, total),
         bins=bins,
         saved_against_limit=1 - bins / max(1, len(held)),
-        saved_against_batch=1 - bins * limit / max(1, padded),
+        saved_against_batch=1 - bins * limit / max(1, _padded(cut, batch)),
     )
+
+
+def saved_by_packing(lengths: array[int], limit: int, *, batch: int = 8) -> float:
+    """The same `saved_against_batch` for one example and more, none longer than the limit; 0 where it saves nothing."""
+    import numpy
+
+    held = numpy.frombuffer(lengths, dtype=numpy.int32)
+    return max(0.0, 1 - _bins(held, limit) * limit / _padded(held, batch))
+
+
+def _bins(held: Numbers, limit: int) -> int:
+    import numpy
+
+    sizes, counts = numpy.unique(held, return_counts=True)
+    return _best_fit({int(size): int(count) for size, count in zip(sizes, counts, strict=True) if size}, limit)
+
+
+def _padded(held: Numbers, batch: int) -> int:
+    """Tokens where each is padded to the longest of its batch."""
+    import numpy
+
+    starts = numpy.arange(0, len(held), batch)
+    sizes = numpy.diff([*starts, len(held)])
+    return int((numpy.maximum.reduceat(held, starts) * sizes).sum())
 
 
 def _best_fit(counts: dict[int, int], limit: int) -> int:

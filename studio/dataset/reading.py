@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from studio.dataset.parquet import batches_of, common_schema
 from studio.dataset.parsing import Row, parse
 from studio.dataset.rows import Part, Rows
 from studio.dataset.sniffing import FileFormat, sniff
+from studio.dataset.sweeping import note_use
 from studio.errors import DoesNotFit, InputError, NotFound
 from studio.events import Finished, Phase, Progress
 from studio.heartbeat import heartbeat
@@ -51,12 +53,13 @@ class _Stopped(Exception):
 
 
 def read(
-    place: Path, *, cache: Path, files: Sequence[str] = (), name: str = ""
+    place: Path, *, cache: Path, files: Sequence[str] = (), name: str = "", most_rows: int = 0
 ) -> Generator[Progress | Finished[Rows], None, None]:
     """The rows of a file, or of those `files` of a folder, which make one dataset. Ends with `Finished(Rows)`.
 
     What is read is kept in the folder `cache` and found there the next time, unless a file has changed since. Closing
-    stops within 0.3 seconds. Raises InputError, with file, line and value, for what is no row; NotFound; DoesNotFit.
+    stops within 0.3 seconds. With `most_rows` reading ends after so many. Raises InputError, with file, line and value,
+    for what is no row; NotFound; DoesNotFit.
     """
     paths = [place / file for file in files] if files else [place]
     shown = list(files) or [place.name]
@@ -68,15 +71,17 @@ def read(
         return [last]
 
     def work(say: Say, stop: Event) -> Rows:
-        with _disk(name or place.name, cache):
-            return _read(dict(zip(shown, paths, strict=True)), cache, name or place.name, _Watch(say, stop))
+        with disk(name or place.name, cache):
+            watch = _Watch(say, stop, most_rows)
+            return _read(dict(zip(shown, paths, strict=True)), cache, name or place.name, watch)
 
     yield last
     yield Finished((yield from heartbeat(work, tell, every=_BEAT_SECONDS)))
 
 
 @contextmanager
-def _disk(name: str, cache: Path) -> Iterator[None]:
+def disk(name: str, cache: Path) -> Iterator[None]:
+    """What the disk refuses while something of `name` is kept in `cache`, in our words."""
     try:
         yield
     except OSError as error:
@@ -92,10 +97,10 @@ def _disk(name: str, cache: Path) -> Iterator[None]:
 
 
 class _Watch:
-    """Says how far the reading is, and ends it when nobody waits any more."""
+    """Says how far the reading is, ends it when nobody waits any more, and knows when there are rows enough."""
 
-    def __init__(self, say: Say, stop: Event) -> None:
-        self._say, self._stop = say, stop
+    def __init__(self, say: Say, stop: Event, most: int) -> None:
+        self._say, self._stop, self.most = say, stop, most
         self.total = self.before = 0
 
     def at(self, done: int) -> None:
@@ -104,12 +109,16 @@ class _Watch:
             raise _Stopped
         self._say(Progress(Phase.READ_ROWS, self.before + done, self.total))
 
+    def left(self, parts: Iterable[Part], rows: int) -> int | None:
+        """How many rows may follow so many parts and rows; None where there is no limit."""
+        return self.most - rows - sum(part.rows for part in parts) if self.most else None
+
 
 def _read(files: dict[str, Path], cache: Path, name: str, watch: _Watch) -> Rows:
     for shown, file in files.items():
         if not file.is_file():
             raise NotFound(f"There is no file {shown}.", "Check the spelling, or choose the file again.")
-    target = cache / f"{_fingerprint(files)}.arrow"
+    target = cache / f"{_fingerprint(files, watch.most)}.arrow"
     if (kept := _kept(target, name)) is not None:
         return kept
     sources = [_Source(file, shown, sniff(file, shown), file.stat().st_size) for shown, file in files.items()]
@@ -137,9 +146,9 @@ def _read(files: dict[str, Path], cache: Path, name: str, watch: _Watch) -> Rows
     return found
 
 
-def _fingerprint(files: dict[str, Path]) -> str:
+def _fingerprint(files: dict[str, Path], most: int) -> str:
     """The same for the same files while nobody has changed them."""
-    seen: list[Any] = [_VERSION]
+    seen: list[Any] = [_VERSION, most] if most else [_VERSION]
     for shown, file in files.items():
         stat = file.stat()
         seen.append((shown, str(file.resolve()), stat.st_size, stat.st_mtime_ns))
@@ -156,6 +165,7 @@ def _kept(target: Path, name: str) -> Rows | None:
 
     if not target.is_file() or not _sidecar(target).is_file():
         return None
+    note_use(target)
     facts = json.loads(_sidecar(target).read_text(encoding="utf-8"))
     parts = tuple(Part(each["file"], FileFormat(each["format"]), each["rows"]) for each in facts["parts"])
     try:
@@ -181,11 +191,11 @@ def _write(sources: list[_Source], target: Path, watch: _Watch) -> list[Part]:
 
 def _pass(sources: list[_Source], target: Path, watch: _Watch, columns: Columns, *, known: bool) -> list[Part] | None:
     """Go through all rows and write them. None where their types were not `known` and turned out to be others."""
-    before, parts = watch.before, []
+    before, parts = watch.before, list[Part]()
     with _Writer(target) as writer:
         for source in sources:
             rows = 0
-            for batch, done in _batches(source):
+            for batch, done in _batches(source, watch.left(parts, 0)):
                 watch.at(done)
                 if not known and columns.look(batch) and writer.started:
                     writer.given_up = True
@@ -235,11 +245,11 @@ class _Writer:
         self._stream.write_batch(batch)
 
 
-def _batches(source: _Source) -> Iterator[tuple[list[Row], int]]:
-    """The rows of a file by the batch, and how many bytes of it have been read."""
+def _batches(source: _Source, most: int | None) -> Iterator[tuple[list[Row], int]]:
+    """The rows of a file, or the first of them, by the batch, and how many bytes of it have been read."""
     batch: list[Row] = []
     begin = done = 0
-    for parsed in parse(source.file, source.name, source.format):
+    for parsed in islice(parse(source.file, source.name, source.format), most):
         batch.append(parsed.row)
         done = parsed.done
         if len(batch) == _BATCH_ROWS or done - begin > _BATCH_BYTES:
@@ -253,12 +263,16 @@ def _pack(sources: Iterable[_Source], target: Path, watch: _Watch) -> list[Part]
     """Rows of Parquet files, which have types of their own."""
     sources = list(sources)
     schema = common_schema([(source.file, source.name) for source in sources])
-    parts = []
+    parts: list[Part] = []
     with _Writer(target) as writer:
         for source in sources:
             rows = 0
             for batch, share in batches_of(source.file, source.name, schema, _BATCH_BYTES):
                 watch.at(round(share * source.bytes))
+                if (left := watch.left(parts, rows)) is not None:
+                    batch = batch[:left]
+                if not batch.num_rows:
+                    break
                 writer.write(batch)
                 rows += batch.num_rows
             parts.append(Part(source.name, source.format, rows))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.dataset.sniffing import FileFormat
+from studio.dataset.sweeping import note_use
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,6 +43,7 @@ class Rows:
         """The rows as the datasets library has them."""
         from datasets import Dataset
 
+        note_use(self.file)
         return Dataset.from_file(str(self.file))
 
     def place(self, index: int) -> str:
@@ -65,6 +67,7 @@ class Rows:
         for chunk in data.data.column(0).chunks:
             for begin in range(start, start + len(chunk), _BATCH_ROWS):
                 end = min(begin + _BATCH_ROWS, start + len(chunk))
+                note_use(self.file)
                 held = data[begin:end]
                 yield begin, [dict(zip(held, values, strict=True)) for values in zip(*held.values(), strict=True)]
             start += len(chunk)

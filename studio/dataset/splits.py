@@ -24,6 +24,8 @@ _FRONT = re.compile(r"^\s*---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
 _KEPT = ("config_name", "data_files", "data_dir", "default")
 _READABLE = ("json", "csv", "parquet", "text")
 _FRONT_CHARS = 2_000_000
+CHECKS = "checks"
+"""`checks.json` and the folder `checks` of a dataset say how what is learnt from it is measured, and hold no rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def layout(place: Path | hub.Seen[DatasetRef], config: str | None = None) -> Lay
 
 
 def _resolve(sizes: Mapping[str, int], readme: bytes, config: str | None, name: str) -> Layout:
-    files = [path for path in sizes if hub.holds_rows(path) and ".." not in PurePosixPath(path).parts]
+    files = [path for path in sizes if hub.holds_rows(path) and not _aside(PurePosixPath(path))]
     if not files:
         raise Unsupported(
             f"{name} has no files with rows.", "Choose a folder with JSON Lines, JSON, CSV, Parquet, text."
@@ -109,6 +111,11 @@ def _resolve(sizes: Mapping[str, int], readme: bytes, config: str | None, name: 
         Split(split, paths, sum(sizes[path] for path in paths), counts.get(split)) for split, paths in found.items()
     ]
     return _checked(Layout(tuple(configs), chosen, tuple(splits)), config)
+
+
+def _aside(path: PurePosixPath) -> bool:
+    """Whether a file is none of the dataset's rows: outside of it, or part of its checks."""
+    return ".." in path.parts or path.parts[0] in (CHECKS, f"{CHECKS}.json")
 
 
 def _checked(found: Layout, config: str | None) -> Layout:

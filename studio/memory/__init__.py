@@ -9,6 +9,7 @@ from studio.memory.estimating import Point, curve, estimate, largest
 from studio.memory.fitting import Change, Fitting, make_fit
 from studio.memory.hardware import DEVICES, THIS, Device, device, fit, room
 from studio.memory.inference import cache_bytes
+from studio.memory.offloading import BYTES_PER_SECOND
 from studio.memory.record import Accuracy, Correction, Entry, Record, entries, remember, summary
 from studio.memory.request import INSTALLED, PROFILES, Estimate, Moment, Note, Part, Profile, Question
 from studio.memory.typed import is_typed, typed_config
@@ -27,6 +28,7 @@ from studio.memory.weights import (
 )
 
 __all__ = [
+    "BYTES_PER_SECOND",
     "DEVICES",
     "INSTALLED",
     "PROFILES",

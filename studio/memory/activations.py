@@ -37,12 +37,18 @@ class Widths:
     """Bytes of a number of the residual stream, and of what a norm gives."""
     weights: int
     """Bytes of a number of a weight that is trained with the model."""
+    gates: int
+    """Bytes of a number of what a linear layer gives: those of bitsandbytes give what they get."""
 
 
 def widths(facts: Facts, question: Question) -> Widths:
     """Of the layers of a model, as a question has them compute."""
     precision = held_precision(facts, question)
     wide = precision is Precision.FP32 or question.prepares_kbit
+    if question.method == "dora" and question.precision.quantizes and question.autocast != "none":
+        wide = True  # PEFT does not cast what the magnitudes, which are in fp32, make of the product
+    computes = 2 if question.autocast != "none" or not wide else 4
+    stream = 4 if wide else 2
     return Widths(
         facts.hidden,
         facts.intermediate,
@@ -50,9 +56,10 @@ def widths(facts: Facts, question: Question) -> Widths:
         facts.kv_heads * facts.head_dim,
         facts.heads,
         norms_heads=any(tensor.module == "q_norm" for tensor in facts.tensors),
-        computes=2 if question.autocast != "none" or not wide else 4,
-        stream=4 if wide else 2,
+        computes=computes,
+        stream=stream,
         weights=4 if precision is Precision.FP32 else 2,
+        gates=stream if precision.quantizes else computes,
     )
 
 
@@ -65,10 +72,21 @@ def saved(facts: Facts, question: Question, w: Widths) -> int:
     if w.norms_heads:
         norms += (4 + (w.computes if full else 0)) * (w.query + w.keys)
     attention = w.computes * 2 * (w.query + w.keys) + 4 * w.heads
-    gated = w.computes * 3 * w.intermediate
-    # The input of o is the output of the attention, which is held anyway.
+    if holds_scores(question, w):
+        attention = w.computes * 4 * w.query + 4 * w.heads * question.context  # keys and values are repeated
+    gated = w.gates * 3 * w.intermediate
+    # The input of o is the output of the attention, which is held anyway; an adapter that reads the inputs of an int8
+    # layer as they are holds the same ones.
     kept = max(0, kept_inputs(question, w) - w.computes * w.query)
+    if not full and reads_as_is(facts, question, w):
+        kept = 0
     return norms + attention + gated + inputs + _scores(question, w) + kept
+
+
+def holds_scores(question: Question, w: Widths) -> bool:
+    """Whether sdpa finds no kernel but the plain one: no other computes grouped queries in 32 bit."""
+    unmasked = question.packing or question.batch == 1
+    return question.attention == "sdpa" and w.computes == 4 and w.keys < w.query and unmasked
 
 
 def _full_inputs(w: Widths) -> int:
@@ -81,9 +99,9 @@ def _full_inputs(w: Widths) -> int:
 
 def _adapter_inputs(facts: Facts, question: Question, w: Widths) -> int:
     """Inputs of the adapters and what lies between their two matrices."""
-    own = adapter_itemsize(facts, question)
     autocast = question.autocast != "none"
-    held = 2 if autocast else own
+    held = 2 if autocast else adapter_itemsize(facts, question)
+    as_is = reads_as_is(facts, question, w)
     total, seen = 0, set()
     for tensor in {tensor.module: tensor for tensor in targeted(facts, question)}.values():
         outputs, inputs = tensor.shape
@@ -91,20 +109,30 @@ def _adapter_inputs(facts: Facts, question: Question, w: Widths) -> int:
         total += held * question.rank
         if question.dropout:
             total += (held + 1) * inputs  # a copy of its own, and a byte for each that says whether it was dropped
-        elif autocast or comes_as != own:
+        elif not as_is and (autocast or comes_as != held):
             total += held * inputs  # cast for this adapter alone
         else:
             shared = _shared(tensor.module)
             total += 0 if shared in seen or shared == "o_proj" else held * inputs  # o's is the attention's own output
             seen.add(shared)
         if question.method == "dora":
-            total += 3 * w.computes * outputs  # what the magnitudes are multiplied with, and both of its parts
+            # What the magnitudes are multiplied with: the product of the layer, and that of the adapter.
+            total += ((held if question.dropout else w.computes) + held) * outputs
+    if question.method == "dora" and autocast and question.precision.quantizes:
+        total += w.stream * w.intermediate
     return total
 
 
 def _shared(module: str) -> str:
     """Modules that read the same tensor have the same word."""
     return "attention" if module in _ATTENTION else "gated" if module in _GATED else module
+
+
+def reads_as_is(facts: Facts, question: Question, w: Widths) -> bool:
+    """Whether adapters read what their layers read, without a cast: PEFT makes none beside bitsandbytes in autocast."""
+    if question.autocast != "none":
+        return question.precision.quantizes and w.stream == 2
+    return adapter_itemsize(facts, question) == w.stream == w.computes
 
 
 def kept_inputs(question: Question, w: Widths) -> int:
@@ -122,17 +150,25 @@ def _scores(question: Question, w: Widths) -> int:
 
 
 def passing(facts: Facts, question: Question, w: Widths) -> int:
-    """Bytes of a token that come and go while a layer goes backward, where that is at its widest: within the gate."""
-    wide, all_three = (parts * w.computes * w.intermediate for parts in (2, 3))
+    """Bytes of a token that come and go while a layer goes backward: within the gate, or within held scores."""
+    if holds_scores(question, w):
+        # Two copies of the gradient of the scores, once what the gated part of the layer left is gone.
+        gone = 4 * w.gates * w.intermediate
+        if question.method == "dora":
+            gone += 8 * (2 * w.intermediate + w.hidden)
+        return max(8 * w.heads * question.context - gone, 2 * w.gates * w.intermediate)
+    wide, all_three = (parts * w.gates * w.intermediate for parts in (2, 3))
     if question.method == "full":
         return wide + (4 + (w.stream if question.software.reentrant else 0)) * w.hidden
-    if question.autocast != "none":
+    if question.autocast != "none" and not question.precision.quantizes:
         return all_three + 10 * w.hidden
+    if question.autocast != "none":
+        return wide + (6 if w.stream == 4 else 4) * w.hidden
     if not {tensor.module for tensor in targeted(facts, question)} & {*_GATED, "down_proj"}:
         return all_three + w.computes * w.hidden
     if question.dropout:
         return all_three + 14 * w.hidden
-    if adapter_itemsize(facts, question) == w.stream:
+    if reads_as_is(facts, question, w):
         return wide + (0 if question.checkpointing else 4 * w.hidden)
     if question.precision is Precision.INT8:
         return w.computes * w.intermediate + 8 * w.hidden

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from studio.errors import Unsupported
 from studio.memory.activations import FAMILY, Widths, kept_inputs, passing, saved, widths
 from studio.memory.architecture import Facts
+from studio.memory.dora import comes_last, held_at_norm, kept_weights, norm_bytes
 from studio.memory.hardware import Device
 from studio.memory.loss import held_at_loss
 from studio.memory.optimizers import step_bytes
@@ -42,6 +43,10 @@ class _Step:
     """16-bit copies that autocast makes of the fp32 weights of all layers."""
     cast_head: int
     """And of the head."""
+    norm: int
+    """What the norms of DoRA take on top of what the layers left; 0 for any other method."""
+    norm_comes_last: bool
+    """Whether the widest of them is computed once the rest of its layer is there."""
 
 
 def training_peak(facts: Facts, question: Question, device: Device | None = None) -> Estimate:
@@ -50,6 +55,11 @@ def training_peak(facts: Facts, question: Question, device: Device | None = None
     Exact to about a percent for the Llama family; elsewhere rough, and it says so. Raises Unsupported where the sizes
     of the layers are not known.
     """
+    if facts.covers == "encoder-decoder":
+        raise Unsupported(
+            f"What training a {facts.model_type} takes is not known: it has an encoder beside its decoder.",
+            "Its weights and cache are known; choose generate, or a decoder.",
+        )
     if not (facts.hidden and facts.heads and facts.intermediate and facts.depth):
         raise Unsupported(
             f"The sizes of a {facts.model_type} are not known well enough to say what training takes.",
@@ -76,7 +86,8 @@ def training_peak(facts: Facts, question: Question, device: Device | None = None
 
 def _step(facts: Facts, question: Question, standing: Standing) -> _Step:
     w, tokens = widths(facts, question), question.tokens
-    layer = tokens * saved(facts, question, w) + _mask(question, w)
+    copies = kept_weights(facts, question, w)
+    layer = tokens * saved(facts, question, w) + _mask(question, w) + copies
     inputs = tokens * (w.stream * w.hidden + (0 if question.software.reentrant else kept_inputs(question, w)))
     casts = question.autocast != "none" and w.weights == 4
     layers = 2 * sum(t.parameters for t in facts.tensors if t.quantizes)
@@ -94,6 +105,8 @@ def _step(facts: Facts, question: Question, standing: Standing) -> _Step:
         sum(t.numbers for t in facts.tensors if t.quantizes) // facts.depth * w.weights,
         layers if casts else 0,
         2 * facts.vocabulary * facts.hidden if casts else 0,
+        norm_bytes(facts, question, w) + tokens * held_at_norm(facts, question, w) if question.method == "dora" else 0,
+        comes_last(facts, question) if question.method == "dora" else False,
     )
 
 
@@ -131,6 +144,18 @@ def _moments(step: _Step) -> Iterator[tuple[str, dict[str, int]]]:
             "temporaries": step.passing + step.cast_layers // parts,
         },
     )
+    if step.norm:
+        # In the forward pass of the last layer, or where it is carried out again; by then the others have gradients.
+        there_already = (step.layer if checkpointing else 0) - (0 if step.norm_comes_last else step.layer)
+        yield (
+            "norms of DoRA",
+            {
+                **always,
+                "gradients": there.gradients if checkpointing else before,
+                "activations": step.layers + there_already,
+                "temporaries": step.norm + (step.cast_layers // parts),
+            },
+        )
     step_takes = step_bytes(step.question.optimizer, there.trained, foreach=step.question.software.foreach)
     yield "optimizer step", {**always, "gradients": there.gradients, "temporaries": step_takes}
     if not full:
@@ -182,6 +207,6 @@ def _outside(facts: Facts, question: Question) -> str:
         return f"{strange[0]} layers"
     if facts.model_type not in FAMILY:
         return f"the architecture {facts.model_type}"
-    if question.method not in ("full", "lora"):
+    if question.method not in ("full", "lora", "dora"):
         return f"the method {question.method}"
     return "eager attention" if question.attention == "eager" else ""

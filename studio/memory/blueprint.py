@@ -192,6 +192,8 @@ def _adapted(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _layers(model: PreTrainedModel, covers: Covers) -> tuple[tuple[Layer, ...], list[Note]]:
     """What each layer remembers, by having the model read two and three tokens on the meta device."""
+    if covers == "encoder-decoder":
+        return _crossing(model.config), []
     if covers not in ("decoder", "text and vision"):
         return (), []
     try:
@@ -208,6 +210,15 @@ def _layers(model: PreTrainedModel, covers: Covers) -> tuple[tuple[Layer, ...], 
         layer = _layer(before, after, latent=latent)
         alike[layer] = alike.get(layer, 0) + 1
     return tuple(replace(layer, count=count) for layer, count in alike.items()), []
+
+
+def _crossing(read: PretrainedConfig) -> tuple[Layer, ...]:
+    """Layers of a decoder that remember what they write, and, by cross attention, just as much of what was read."""
+    text = read.get_text_config(decoder=True)
+    sizes = _sizes(read)
+    count = getattr(text, "num_decoder_layers", None) or getattr(text, "num_hidden_layers", 0)
+    width = 2 * sizes["heads"] * sizes["head_dim"]
+    return (Layer("full", int(count), width),) if count and width else ()
 
 
 def _remembered(model: PreTrainedModel, tokens: int) -> list[tuple[Any, dict[str, tuple[int, int]]]]:
@@ -305,7 +316,9 @@ def _coverage(facts: Facts, model: PreTrainedModel) -> Iterable[Note]:
     elif facts.covers == "encoder":
         yield Note("encoder", "warning", "An encoder: its weights are exact. It has no cache and writes no text.")
     elif facts.covers == "encoder-decoder":
-        yield Note("encoder-decoder", "warning", "An encoder and a decoder: the weights are exact, the rest is rough.")
+        cache = "weights and cache are" if facts.layers else "its weights are"
+        said = f"An encoder and a decoder: {cache} exact, what reading takes is rough."
+        yield Note("encoder-decoder", "warning", f"{said} The prompt is what the encoder reads.")
 
 
 def _assumed(config: Mapping[str, Any]) -> Iterable[Note]:

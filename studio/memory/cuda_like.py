@@ -69,8 +69,12 @@ def _int8_product(
 
 
 def _attention(own: Any) -> Any:
-    """CUDA has kernels that hold no scores for heads of two sizes and for dropout; a CPU falls back to all scores."""
+    """CUDA has kernels that hold no scores for heads of two sizes and for dropout; a CPU falls back to all scores.
+
+    It has none for grouped queries in 32 bit: the flash kernel computes in 16, and the other one knows no groups.
+    """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     class Flash(torch.autograd.Function):  # type: ignore[misc]
         """Keeps what a flash kernel keeps: its inputs, its result, and one number a row."""
@@ -90,6 +94,10 @@ def _attention(own: Any) -> Any:
         dropout = options.get("dropout_p", rest[1] if len(rest) > 1 else 0.0)
         if query.shape[-1] != value.shape[-1] or dropout:
             return Flash.apply(query, key, value)
+        wide = query.dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
+        if wide and options.get("enable_gqa") and query.shape[1] != key.shape[1]:
+            with sdpa_kernel(SDPBackend.MATH):
+                return own(query, key, value, *rest, **options)
         return own(query, key, value, *rest, **options)
 
     return attention

@@ -73,17 +73,18 @@ def build(step: Step, layers: int | None = None) -> PreTrainedModel:
         model = build_skeleton(config, plan).model
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError, ImportError) as error:
         raise Unsupported(f"This {config.model_type} cannot be built: {_first(error)}", _ANALYTIC) from error
-    _mark_quantized(model, precision)
+    _mark_quantized(model)
     return model
 
 
-def _mark_quantized(model: Any, precision: Precision) -> None:
+def _mark_quantized(model: Any) -> None:
     """What from_pretrained leaves on a quantized model, by which PEFT recognises it."""
     from transformers import BitsAndBytesConfig
 
-    if not precision.quantizes:
+    kinds = {type(parameter).__name__ for parameter in model.parameters()} & _MAKERS.keys()
+    if not kinds:
         return
-    four = precision is not Precision.INT8
+    four = "Params4bit" in kinds
     model.is_loaded_in_4bit, model.is_loaded_in_8bit, model.is_quantized = four, not four, True
     quantization = BitsAndBytesConfig(load_in_4bit=four, load_in_8bit=not four)
     model.config.quantization_config, model.quantization_method = quantization, quantization.quantization_method()
@@ -102,7 +103,7 @@ def prepared(step: Step, layers: int | None = None) -> tuple[Any, list[str]]:
     if not step.train:
         return model, notes
     if step.adapter is None:
-        if step.precision.quantizes:
+        if getattr(model, "is_quantized", False):
             raise InputError("Quantized weights cannot be trained.", "Train an adapter on top of them.")
         _switch_on(model, step)
         return model, notes
@@ -134,6 +135,10 @@ def adapted(model: Any, step: Step, adapter: dict[str, Any], device: str) -> Any
     if step.checkpointing:
         model.enable_input_require_grads()
     fields = {name: value for name, value in adapter.items() if value is not None}
+    if fields.get("use_dora"):
+        from peft.tuners.lora import dora
+
+        dora.dequantize_module_weight = _unpacked  # its own knows parameters of bitsandbytes with content only
     # Inner, so that it wins over whatever device the caller made his own.
     with torch.device(device):
         try:
@@ -240,6 +245,21 @@ def _int8(module: Any, _parameter: Any) -> torch.nn.Parameter:
     module.state.threshold, module.state.has_fp16_weights = 0.0, False
     module.init_8bit_state = lambda: None
     return solid
+
+
+def _unpacked(module: Any) -> torch.Tensor:
+    """The weight of a layer as DoRA takes its norm: a quantized one unpacked, before and after it has its constants."""
+    import torch
+    from bitsandbytes import functional
+
+    weight = module.weight
+    if state := getattr(weight, "quant_state", None):
+        return functional.dequantize_4bit(weight.data, state)
+    if (scales := getattr(weight, "SCB", None)) is not None:
+        return functional.int8_vectorwise_dequant(weight.data, scales)
+    if type(weight).__name__ in _MAKERS:
+        return torch.empty(module.out_features, module.in_features, dtype=torch.bfloat16, device=weight.device)
+    return weight
 
 
 _MAKERS: dict[str, Callable[[Any, Any], Any]] = {"Params4bit": _four_bit, "Int8Params": _int8}

@@ -29,10 +29,12 @@ def train(model: Any, tracker: Tracker, step: Step, began: Callable[[str], None]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     hold_model(model, tracker, step)
     optimizer = _optimizer(step.optimizer, trainable)
+    if step.optimizer.endswith("8-bit"):
+        _keep_embeddings_wide(model)
     inputs = _inputs(step)
     tracker.hold(inputs.values(), "temporaries")
-    head.install(model, tracker, step)
     outputs, cast = None, _autocast(step)
+    head.install(model, tracker, step, cast)
     with _layers_told(model, tracker, cast):
         for number in range(1, STEPS + 1):
             for _ in range(2 if step.accumulates else 1):
@@ -155,6 +157,16 @@ def _optimizer(name: str, trainable: list[torch.nn.Parameter]) -> Any:
                 "paged adamw 8-bit": optim.PagedAdamW8bit,
             }[name]
             return kind(trainable, lr=1e-5)
+
+
+def _keep_embeddings_wide(model: Any) -> None:
+    """Embeddings get 32-bit states of an 8-bit optimizer, as the Trainer asks for (Trainer.create_optimizer)."""
+    import torch
+    from bitsandbytes.optim import GlobalOptimManager
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
 
 
 def _states(optimizer: Any) -> list[torch.Tensor]:

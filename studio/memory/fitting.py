@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
-from studio.errors import StudioError
+from studio.errors import InputError, StudioError
 from studio.memory.architecture import Facts
 from studio.memory.estimating import estimate
 from studio.memory.hardware import Device, Verdict, fit, room
+from studio.memory.offloading import finds_room
 from studio.memory.request import Estimate, Question
 from studio.models import Precision
 
+_OFFLOAD_STEPS = 16
 _MOST_CHANGES = 4
 """Nobody follows advice of five things at once, and the search stays short."""
 
@@ -42,42 +44,40 @@ class Fitting:
     """None where it fits as it is, or where nothing helps."""
     question: Question
     estimate: Estimate
-    offloaded: int = 0
-    """Bytes of weights that would have to lie in main memory, where no change is enough and the task allows it."""
 
 
 def make_fit(facts: Facts, question: Question, device: Device) -> Fitting:
-    """The smallest set of changes that fits, the cheapest of those that are as small.
+    """The smallest set of changes that fits by the closed form, the cheapest of those that are as small.
 
-    Where none does, the verdict is of the question as it was, and says how much would have to lie in main memory.
-    Raises Unsupported where the closed form has no answer.
+    Where none does, the verdict is of the question as it was. Raises Unsupported where the closed form has no answer.
     """
     now = estimate(facts, question, device)
-    if now.peak <= room(device):
+    if _finds_room(now, device):
         return Fitting(device.key, fit(now.peak, device), (), question, now)
     knobs = list(_knobs(facts, question, device))
     for count in range(1, min(_MOST_CHANGES, len(knobs)) + 1):
         if fitting := _cheapest(facts, question, device, list(combinations(knobs, count))):
             return fitting
-    excess = now.peak - room(device)
-    can_offload = question.task == "generate" and device.kind == "cuda" and not question.precision.quantizes
-    return Fitting(device.key, fit(now.peak, device), (), question, now, excess if can_offload else 0)
+    return Fitting(device.key, fit(now.peak, device), (), question, now)
 
 
 def _cheapest(facts: Facts, question: Question, device: Device, sets: list[tuple[list[Change], ...]]) -> Fitting | None:
     """The cheapest choice out of sets of knobs that fits; None where no choice does."""
     best: tuple[int, int, tuple[Change, ...]] | None = None
     for knobs in sets:
-        if _peak(facts, _changed(question, tuple(options[-1] for options in knobs)), device) > room(device):
-            continue  # not even the strongest of each
+        strongest = _together(question, tuple(options[-1] for options in knobs))
+        if strongest and _peak(facts, strongest, device) > room(device):
+            continue
         for changes in product(*knobs):
             cost = sum(change.cost for change in changes)
             if best is not None and cost > best[0]:
                 continue
-            peak = _peak(facts, _changed(question, changes), device)
+            if (changed := _together(question, changes)) is None:
+                continue
+            answer = estimate(facts, changed, device)
             # Among those of one price the one that leaves most of the device in use has changed least.
-            if peak <= room(device) and (best is None or (cost, -peak) < best[:2]):
-                best = (cost, -peak, changes)
+            if _finds_room(answer, device) and (best is None or (cost, -answer.peak) < best[:2]):
+                best = (cost, -answer.peak, changes)
     return _told(facts, question, device, best[2]) if best else None
 
 
@@ -98,13 +98,25 @@ def _changed(question: Question, changes: tuple[Change, ...]) -> Question:
     return replace(question, **{name: value for change in changes for name, value in change.values})
 
 
+def _together(question: Question, changes: tuple[Change, ...]) -> Question | None:
+    """The question after the changes; None where one excludes the other: layers in nf4 do not lie in main memory."""
+    try:
+        return _changed(question, changes)
+    except InputError:
+        return None
+
+
+def _finds_room(answer: Estimate, device: Device) -> bool:
+    return answer.peak <= room(device) and finds_room(answer.offloaded, device)
+
+
 def _peak(facts: Facts, question: Question, device: Device) -> int:
     return estimate(facts, question, device).peak
 
 
 def _knobs(facts: Facts, question: Question, device: Device) -> Iterator[list[Change]]:
     """What can be changed, each with its choices from the weakest to the strongest, as far as the formula answers."""
-    every = _training_knobs(question) if question.task == "train" else _generating_knobs(question)
+    every = _training_knobs(question) if question.task == "train" else _generating_knobs(facts, question)
     for options in every:
         possible = [change for change in options if _is_possible(facts, question, change, device)]
         if possible:
@@ -124,6 +136,7 @@ _QLORA = "Dettmers et al. 2023, QLoRA, table 3 and section 4"
 _LLM_INT8 = "Dettmers et al. 2022, LLM.int8()"
 _ADAM8 = "Dettmers et al. 2022, 8-bit optimizers via block-wise quantization"
 _LORA = "Hu et al. 2021, LoRA, tables 2 and 4"
+_OFFLOAD = "accelerate, benchmarks/big_model_inference: OPT-30B, 14.1 GB in main memory, 2.37 s a token"
 _LEARNS_LESS = "Biderman et al. 2024, LoRA learns less and forgets less"
 
 
@@ -132,7 +145,7 @@ def _training_knobs(question: Question) -> Iterator[list[Change]]:
         yield [Change("checkpointing", (("checkpointing", True),), "About 20 % more time a step.", _TRADE, 3)]
     if question.loss == "plain":
         price = "No time; the logits are not kept, so they cannot be looked at."
-        source = "trl/trainer/utils.py, the fused head"
+        source = "studio/training/loss.py, the loss of a run here"
         yield [Change("chunked-loss", (("loss", "chunked"),), price, source, 1)]
     yield list(_batches(question))
     if question.optimizer in ("adamw", "paged adamw"):
@@ -191,7 +204,18 @@ def _contexts(question: Question, price: str) -> Iterator[Change]:
             yield Change("shorter-context", (("context", context),), price, "design of the task", cost)
 
 
-def _generating_knobs(question: Question) -> Iterator[list[Change]]:
+def _layers_aside(facts: Facts, question: Question) -> Iterator[Change]:
+    """More and more layers in main memory, in at most sixteen steps."""
+    step = max(1, -(facts.depth // -_OFFLOAD_STEPS))
+    for layers in range(question.offload + step, facts.depth + step, step):
+        count = min(layers, facts.depth)
+        price = (
+            f"No quality, but {count} of {facts.depth} layers come from main memory for every token, at about 6 GB/s."
+        )
+        yield Change("offload", (("offload", count),), price, _OFFLOAD, 11)
+
+
+def _generating_knobs(facts: Facts, question: Question) -> Iterator[list[Change]]:
     yield list(_precisions(question))
     if question.batch > 1:
         price = "Fewer replies at once, one after the other."
@@ -204,3 +228,4 @@ def _generating_knobs(question: Question) -> Iterator[list[Change]]:
         source = "transformers documentation, quantized cache"
         yield [Change("int4-cache", (("cache_dtype", "int4"),), price, source, 6)]
     yield list(_contexts(question, "Older parts of a conversation are forgotten sooner."))
+    yield list(_layers_aside(facts, question))

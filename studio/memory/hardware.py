@@ -40,7 +40,9 @@ class Device:
     nominal: bool = False
     """The usable bytes were not seen, but come from a data sheet."""
     memory_beside: int = 0
-    """Main memory of the machine that is rented with it, in bytes; 0 where that is not given."""
+    """Main memory of the machine that it is in, in bytes; 0 where that is not given."""
+    learned: int = 0
+    """Bytes that it held beyond every estimate, as its record tells; below 0 where it held less."""
 
 
 _AMPERE, _HOPPER = 8_519_680, 32 * MIB  # cuBLAS workspace: 8.125 MiB; 32 MiB from Hopper on
@@ -137,10 +139,10 @@ def this_machine() -> Device:
 
 def fit(peak: int, device: Device) -> Verdict:
     """Whether a peak finds room. The bounds are those of published runs: 94.4 % of a card completed, 99 % did not."""
-    share = (peak + device.context) / device.usable
+    share = (peak + device.learned + device.context) / device.usable
     return "fits" if share <= 0.90 else "tight" if share <= 0.96 else "probably not" if share <= 1.0 else "no"
 
 
 def room(device: Device) -> int:
     """The largest peak that fits, in bytes."""
-    return max(0, int(0.90 * device.usable) - device.context)
+    return max(0, int(0.90 * device.usable) - device.context - device.learned)

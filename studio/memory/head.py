@@ -5,24 +5,25 @@ For a vocabulary of 128 thousand this is what decides the peak: 12 to 16 bytes a
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import Unsupported
+from studio.memory.cuda_like import Autocast
 from studio.memory.step import Step
 from studio.memory.tracker import Tracker
 
 if TYPE_CHECKING:
     import torch
 
-TILE_ROWS, TILE_COLUMNS = 4096, 32768
-"""Tokens and entries that TRL's fused head computes at once (trl/trainer/utils.py)."""
 
-
-def install(model: Any, tracker: Tracker, step: Step) -> None:
+def install(model: Any, tracker: Tracker, step: Step, cast: Autocast | None) -> None:
     """Give the model the loss of the step, which tells the tracker when it begins."""
     inner = model.get_base_model() if step.adapter is not None else model
     head = inner.get_output_embeddings()
-    own = inner.loss_function
+    own, scores = inner.loss_function, copy.copy(head)
+    if cast and scores is not None:
+        scores.forward = _cast_again(scores.forward, cast)
     if step.loss in ("chunked", "liger"):
         if head is None:
             raise Unsupported("This model has no head that could be fused with the loss.", "Choose the plain loss.")
@@ -33,10 +34,10 @@ def install(model: Any, tracker: Tracker, step: Step) -> None:
     def loss_function(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, **options: Any) -> torch.Tensor:
         tracker.hold([logits], "logits and loss")
         tracker.phase_of_loss()
-        if step.loss in ("chunked", "liger"):
-            rows, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-            fused = _fused()[step.loss]
-            loss: torch.Tensor = fused.apply(rows, head.weight, labels)
+        if step.loss == "chunked":
+            loss: torch.Tensor = _in_pieces(logits, scores, labels)
+        elif step.loss == "liger":
+            loss = _liger().apply(logits.reshape(-1, logits.shape[-1]), head.weight, labels.reshape(-1))
         elif step.loss in ("copied", "upcast"):
             loss = _shifted(logits, labels)
         else:
@@ -56,36 +57,34 @@ def _shifted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(shifted.view(-1, shifted.shape[-1]), targets.view(-1))
 
 
-def _fused() -> dict[str, Any]:
-    """Heads that compute loss and gradients piece by piece, so that the logits are never all there."""
+def _cast_again(forward: Any, cast: Autocast) -> Any:
+    """A layer that computes in the autocast of its first time where it computes once more."""
+
+    def computed(hidden: torch.Tensor) -> Any:
+        with cast.on():
+            return forward(hidden)
+
+    return computed
+
+
+def _in_pieces(hidden: torch.Tensor, scores: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The studio's own, with every token trained: there are no more."""
     import torch
 
-    class Chunked(torch.autograd.Function):  # type: ignore[misc]
-        """TRL's: tiles of tokens and entries, gradients added up in fp32."""
+    from studio.training.loss import scored
 
-        @staticmethod
-        def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            del labels
-            rows, columns = min(TILE_ROWS, hidden.shape[0]), min(TILE_COLUMNS, weight.shape[0])
-            tile = hidden.new_empty(rows, columns)
-            normalizer = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-            grad_hidden = hidden.new_empty(hidden.shape, dtype=torch.float32)
-            trains = ctx.needs_input_grad[1]
-            grad_weight = weight.new_empty(weight.shape, dtype=torch.float32) if trains else None
-            loss = normalizer.sum()
-            del tile, normalizer
-            ctx.grads = (
-                grad_hidden.to(hidden.dtype),
-                grad_weight.to(weight.dtype) if grad_weight is not None else None,
-            )
-            return loss
+    hidden, labels = hidden[:, :-1], labels[:, 1:]
+    places = torch.arange(labels.numel(), device=labels.device)
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    return scored(hidden.reshape(-1, hidden.shape[-1])[places], scores, labels.reshape(-1)[places], dtype)
 
-        @staticmethod
-        def backward(ctx: Any, *_grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-            return (*ctx.grads, None)
+
+def _liger() -> Any:
+    """A head that computes loss and gradients piece by piece, in chunks as large as the hidden states are."""
+    import torch
 
     class Liger(torch.autograd.Function):  # type: ignore[misc]
-        """Liger's: chunks as large as the hidden states are (liger_kernel/ops/fused_linear_cross_entropy.py)."""
+        """liger_kernel/ops/fused_linear_cross_entropy.py"""
 
         @staticmethod
         def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -107,4 +106,4 @@ def _fused() -> dict[str, Any]:
         def backward(ctx: Any, *_grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             return (*ctx.grads, None)
 
-    return {"chunked": Chunked, "liger": Liger}
+    return Liger

@@ -9,6 +9,7 @@ from studio.errors import Unsupported
 from studio.memory.analytic import WORKSPACE
 from studio.memory.architecture import Facts, Layer
 from studio.memory.hardware import Device
+from studio.memory.offloading import Aside, offload_notes, set_aside
 from studio.memory.request import PARTS, Estimate, Moment, Note, Part, Question
 from studio.memory.standing import held_precision, held_weights, weight_notes
 from studio.models import Precision
@@ -22,9 +23,11 @@ _GROUP, _RESIDUAL = 64, 128
 def generating_peak(facts: Facts, question: Question, device: Device | None = None) -> Estimate:
     """What one device holds at the fullest moment of generating, by part.
 
-    Raises Unsupported for a cache that transformers does not have for these layers.
+    Raises Unsupported for a cache that transformers does not have for these layers, and for layers that cannot be set
+    aside.
     """
-    moments = [(name, _shared(parts, question)) for name, parts in _moments(facts, question, device)]
+    aside = set_aside(facts, question, device)
+    moments = [(name, _shared(parts, question)) for name, parts in _moments(facts, question, device, aside)]
     moments.sort(key=lambda moment: -sum(moment[1].values()))
     fullest = moments[0][1]
     return Estimate(
@@ -34,7 +37,13 @@ def generating_peak(facts: Facts, question: Question, device: Device | None = No
         tuple(Moment(name, sum(parts.values())) for name, parts in moments),
         facts.parameters,
         0,
-        (*facts.notes, *weight_notes(facts, question, device), *_notes(facts, question)),
+        (
+            *facts.notes,
+            *weight_notes(facts, question, device),
+            *offload_notes(aside, question, device),
+            *_notes(facts, question),
+        ),
+        aside.bytes,
     )
 
 
@@ -71,9 +80,11 @@ def _itemsize(question: Question) -> int:
     return _SIZES[auto if question.cache_dtype == "auto" else question.cache_dtype]
 
 
-def _moments(facts: Facts, question: Question, device: Device | None) -> Iterator[tuple[str, dict[str, int]]]:
+def _moments(
+    facts: Facts, question: Question, device: Device | None, aside: Aside
+) -> Iterator[tuple[str, dict[str, int]]]:
     always = {
-        "weights": held_weights(facts, question, device),
+        "weights": held_weights(facts, question, device) - aside.bytes,
         "workspace": (device.workspace if device else WORKSPACE) if facts.tensors else 0,
     }
     logits = question.batch * facts.vocabulary * 8  # those of the last token, and again in fp32 to choose from
@@ -88,11 +99,11 @@ def _moments(facts: Facts, question: Question, device: Device | None) -> Iterato
             "cache": cache_bytes(facts, question, question.prompt),
             "activations": _reading(facts, question),
             "logits and loss": logits,
-            "temporaries": _unpacked(facts, question) + _uncut(facts, question),
+            "temporaries": _unpacked(facts, question) + _uncut(facts, question) + aside.visiting,
         },
     )
     growing = 0 if question.cache == "static" else _growing(facts, question)
-    yield "decode", {**always, "cache": held, "logits and loss": logits, "temporaries": growing}
+    yield "decode", {**always, "cache": held, "logits and loss": logits, "temporaries": max(growing, aside.visiting)}
 
 
 def _reading(facts: Facts, question: Question) -> int:

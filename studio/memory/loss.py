@@ -5,8 +5,8 @@ from __future__ import annotations
 from studio.memory.activations import Widths
 from studio.memory.request import Question
 
-_ROWS, _COLUMNS = 4096, 32_768
-"""Tokens and entries of the vocabulary that the chunked head computes at once (trl/trainer/utils.py)."""
+_PIECE = 1 << 24
+"""Logits that the studio's own head has at once (studio/training/loss.py)."""
 
 
 def held_at_loss(question: Question, w: Widths, vocabulary: int, *, trains: bool) -> int:
@@ -17,9 +17,13 @@ def held_at_loss(question: Question, w: Widths, vocabulary: int, *, trains: bool
     norm = tokens * w.hidden * (4 + (w.stream + held if trains else 0))
     gradient = tokens * w.hidden * held
     if question.loss == "chunked":
-        tile = min(_ROWS, tokens) * min(_COLUMNS, vocabulary) * held
-        summed = head * (4 + w.weights) if trains else 0  # its gradient is added up in fp32, and cast
-        return norm + tile + tokens * w.hidden * 4 + summed
+        piece = min(_PIECE, tokens * vocabulary) * (4 + (held if held < 4 else 0))
+        rows = tokens * w.hidden * w.stream  # the trained ones, picked out
+        if trains:
+            return norm + rows + max(piece, 3 * head * w.weights)  # its gradient, that of a piece, and their sum
+        # A frozen head in fp32 beside quantized weights is cast as a whole; elsewhere its copy is counted apart.
+        cast = 2 * head if held < w.stream and w.weights < 4 else 0
+        return norm + 2 * rows + piece + cast
     if question.loss == "liger":
         chunk = _liger_chunk(tokens, w.hidden, vocabulary)
         return norm + chunk * vocabulary * (held + 2) + gradient + (head * w.weights if trains else 0)

@@ -48,12 +48,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What a device holds beyond every prediction, whatever the model: a constant, shown and added openly."""
+    """What a device holds beyond every prediction, whatever the model: a constant, shown and added openly.
+
+    It is learned from the last twenty pieces of work of a kind, and only where there are at least five, of models of
+    which the largest is at least half as large again as the smallest, each of them within a tenth of the same bytes
+    off, and those are at least a mebibyte. Anything else is noise, or an error that a constant does not explain.
+    """
 
     bytes: int
     """Below 0 where it holds less."""
     entries: int
-    """How many pieces of work it was learned from."""
+    """How many pieces of work it was learned from: all of them were off by about so much."""
+    work: Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +84,21 @@ class Record:
     """The work and device with most entries first."""
     damaged: int
     """Lines that could not be read."""
+    recent: tuple[Entry, ...] = ()
+    """The last twenty of all, the newest first."""
 
     def of(self, work: Work, device: str) -> Accuracy | None:
         """That of one kind of work on one device; None where nothing was kept."""
         return next((a for a in self.accuracies if (a.work, a.device) == (work, device)), None)
+
+    def correction(self, task: str, device: str) -> Correction | None:
+        """What is to be added to every estimate of a task there; None where nothing was learned.
+
+        Training is corrected by what runs taught, else by what loads did, which is in a run as well.
+        """
+        kinds: tuple[Work, ...] = ("run", "load") if task == "train" else ("load",)
+        found = (accuracy.correction for kind in kinds if (accuracy := self.of(kind, device)))
+        return next((correction for correction in found if correction), None)
 
 
 def remember(workspace: Path, entry: Entry) -> bool:
@@ -136,15 +153,16 @@ def summary(workspace: Path) -> Record:
     for entry in found:
         alike.setdefault((entry.work, entry.device), []).append(entry)
     accuracies = (_accuracy(work, device, of) for (work, device), of in alike.items())
-    return Record(tuple(sorted(accuracies, key=lambda a: -a.entries)), damaged)
+    recent = tuple(reversed(found[-_RECENT:]))
+    return Record(tuple(sorted(accuracies, key=lambda a: -a.entries)), damaged, recent)
 
 
 def _accuracy(work: Work, device: str, of: list[Entry]) -> Accuracy:
     errors = [abs(entry.error) for entry in of]
-    return Accuracy(work, device, len(of), median(errors), max(errors), _correction(of[-_RECENT:]))
+    return Accuracy(work, device, len(of), median(errors), max(errors), _correction(work, of[-_RECENT:]))
 
 
-def _correction(of: list[Entry]) -> Correction | None:
+def _correction(work: Work, of: list[Entry]) -> Correction | None:
     """The constant that all of them were off by; None where they were not off by one.
 
     With models of one size a constant and a share look the same, so it takes two sizes to tell.
@@ -155,7 +173,7 @@ def _correction(of: list[Entry]) -> Correction | None:
     off = [entry.measured - entry.predicted for entry in of]
     constant = round(median(off))
     consistent = all(abs(value - constant) <= _SPREAD * abs(constant) for value in off)
-    return Correction(constant, len(of)) if consistent and abs(constant) >= _SMALLEST else None
+    return Correction(constant, len(of), work) if consistent and abs(constant) >= _SMALLEST else None
 
 
 def _old(file: Path) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from studio.errors import InputError
-from studio.fields import check
+from studio.fields import check, from_query
 from studio.models import Precision
 
 ALL_LINEAR = "all-linear"
@@ -84,6 +84,14 @@ class Question:
         metadata={
             "help": "Generating: dynamic grows with the text, static takes its full length at once",
             "choices": ("dynamic", "static"),
+        },
+    )
+    offload: int = field(
+        default=0,
+        metadata={
+            "help": "Generating: layers that lie in main memory and come to the device for each token",
+            "min": 0,
+            "max": 256,
         },
     )
     method: str = field(
@@ -172,6 +180,11 @@ class Question:
             raise InputError(f"{self.devices} devices need a strategy.", "Choose ddp, fsdp or tensor, or one device.")
         if self.task == "train":
             self._check_training()
+        elif self.offload and self.precision.quantizes:
+            raise InputError(
+                f"Layers in {self.precision} are not brought in from main memory.",
+                "Set no layer aside, or choose the precision bf16.",
+            )
 
     def _check_training(self) -> None:
         if self.method == "full" and self.precision.quantizes:
@@ -218,29 +231,11 @@ class Question:
     @classmethod
     def from_query(cls, text: str) -> Question:
         """Read a link's query, with or without the question mark. Raises InputError for what is no question."""
-        known = {f.name: f for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for name, value in parse_qsl(text.removeprefix("?"), keep_blank_values=True):
-            if name not in known or name in values:
-                said = "twice" if name in values else "which is no part of a question"
-                raise InputError(f"The link has {name[:60]!r}, {said}.", f"It may have {', '.join(known)}.")
-            values[name] = _read(name, value, known[name].default)
-        return cls(**values)
+        return from_query(cls, text)
 
 
 def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(name: str, text: str, default: Any) -> Any:
-    """A value of a link in the type of its field. Raises InputError where it is none."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text]
-        return type(default)(text) if isinstance(default, int | float) else text
-    except (ValueError, KeyError) as error:
-        kind = "true or false" if isinstance(default, bool) else "a number"
-        raise InputError(f"The link has {text[:60]!r} for {name}.", f"Write {kind}.") from error
 
 
 Engine = Literal["dry run", "closed form", "headers"]
@@ -299,6 +294,8 @@ class Estimate:
     """Of the model, without adapters; tied ones once."""
     trainable: int
     notes: tuple[Note, ...] = ()
+    offloaded: int = 0
+    """Bytes of weights that lie in main memory instead and come to the device for every token."""
 
     @property
     def peak(self) -> int:

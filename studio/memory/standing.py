@@ -74,7 +74,7 @@ def held_weights(facts: Facts, question: Question, device: Device | None = None)
         size = _SIZES.get(precision, 2)
         return facts.parameters * size if facts.stored is None else facts.stored.loaded * size // 2
     training = question.task == "train" and question.prepares_kbit
-    return sum(_held(tensor, precision, question, kbit=training) * tensor.count for tensor in facts.tensors)
+    return sum(held_bytes(tensor, precision, question, kbit=training) * tensor.count for tensor in facts.tensors)
 
 
 def held_precision(facts: Facts, question: Question, device: Device | None = None) -> Precision:
@@ -143,8 +143,8 @@ def _unquantized(facts: Facts, question: Question, precision: Precision) -> Iter
     )
 
 
-def _held(tensor: Tensor, precision: Precision, question: Question, *, kbit: bool) -> int:
-    """Bytes of one tensor."""
+def held_bytes(tensor: Tensor, precision: Precision, question: Question, *, kbit: bool) -> int:
+    """Bytes of one tensor of those that are alike; `kbit` where what is not quantized is cast to fp32."""
     count = prod(tensor.shape)
     if tensor.fixed:
         follows = tensor.fixed == 2 and precision is Precision.FP32  # a scale that is made in the model's own dtype

@@ -57,6 +57,8 @@ def step_of(question: Question, config: dict[str, Any]) -> Step:
         raise Unsupported(
             f"A dry run is of one device, and {question.devices} are asked about.", "The closed form divides it."
         )
+    if question.task == "generate" and question.offload:
+        raise Unsupported("A dry run has no main memory beside the device.", "The closed form sets layers aside.")
     software, quantized = question.software, question.precision.quantizes
     fused = question.loss in ("chunked", "liger")
     optimizer = question.optimizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from studio import compute
+from studio import compute, hub, runs
 from studio.errors import StudioError
 from studio.settings import Settings
 from studio.ui.layout import build, launch_options
@@ -18,4 +18,6 @@ if __name__ == "__main__":
     page = build()
     page.launch(prevent_thread_lock=True, **launch_options(settings))
     compute.warm_up()
+    if not settings.shared:
+        runs.wake(token=hub.machine_token())
     page.block_thread()

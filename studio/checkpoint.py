@@ -49,7 +49,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             "Choose a model of an architecture that transformers knows.",
         )
     floats = other = 0
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         for name, entry in read_header(file).items():
             if name == "__metadata__":
                 continue
@@ -138,6 +138,12 @@ def _check_entry(entry: dict[str, Any]) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """One JSON object from a small file of the folder. Raises Unsupported where it is missing, Damaged where broken."""
     if not file.is_file():
+        tokenizer = file.name == "config.json" and file.with_name("tokenizer.json").is_file()
+        if tokenizer and not any(file.parent.glob("*.safetensors")):
+            raise Unsupported(
+                "This folder holds a tokenizer and no model.",
+                "The Tokenizer tab works with it as it is. To load a model, choose another folder, or one of the Hub.",
+            )
         raise Unsupported(
             f"The folder has no {file.name}, so it is not a model of transformers.",
             "Choose the folder that holds config.json and the *.safetensors files.",
@@ -156,7 +162,7 @@ def parse_json(name: str, content: bytes) -> dict[str, Any]:
     return said
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers would read, index checked."""
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").is_file():

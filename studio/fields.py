@@ -7,9 +7,12 @@ The metadata of a field: `help` always; `min` and `max` for a number, `choices` 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from studio.errors import InputError
+
+Settings = TypeVar("Settings")
 
 
 def limits(settings: type) -> dict[str, dict[str, Any]]:
@@ -30,6 +33,32 @@ def check(settings: Any) -> None:
             kind = "number" if isinstance(field.default, float) else "whole number"
             least, most = field.metadata["min"], field.metadata["max"]
             raise InputError(f"{label} is {value!r}.", f"Choose a {kind} from {least} to {most}.")
+
+
+def from_query(settings: type[Settings], text: str) -> Settings:
+    """Read settings from a link's query, with or without the question mark; what is not in it is as declared.
+
+    Raises InputError for a field that is none, and a value that is not what the field declares.
+    """
+    known = {field.name: field for field in fields(settings)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in parse_qsl(text.removeprefix("?"), keep_blank_values=True):
+        if name not in known or name in values:
+            said = "twice" if name in values else f"which is no part of a {settings.__name__.lower()}"
+            raise InputError(f"The link has {name[:60]!r}, {said}.", f"It may have {', '.join(known)}.")
+        values[name] = _read(name, value, known[name].default)
+    return settings(**values)
+
+
+def _read(name: str, text: str, default: Any) -> Any:
+    """A value of a link in the type of its field. Raises InputError where it is none."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text]
+        return type(default)(text) if isinstance(default, int | float) else text
+    except (ValueError, KeyError) as error:
+        kind = "true or false" if isinstance(default, bool) else "a number"
+        raise InputError(f"The link has {text[:60]!r} for {name}.", f"Write {kind}.") from error
 
 
 def _within(value: Any, default: Any, bounds: Any) -> bool:

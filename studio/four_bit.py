@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import Damaged
@@ -162,7 +163,8 @@ def _packing() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
 def in_pieces() -> Iterator[None]:
     """Within it, bitsandbytes quantizes a large matrix on a CPU piece by piece, to the same bits.
 
-    At once it takes up to 24 bytes for every weight of the matrix meanwhile, ten times what the matrix itself does.
+    At once it takes up to 24 bytes for every weight of the matrix meanwhile, ten times what the matrix itself does. On
+    a GPU its kernels pass over NaN as if it were no weight at all; here it stays in the constants, as it does on a CPU.
     """
     import torch
     from bitsandbytes import functional
@@ -171,7 +173,10 @@ def in_pieces() -> Iterator[None]:
 
     def four_in_pieces(weights: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if arguments or weights.device.type != "cpu" or weights.numel() <= PIECE:
-            return four(weights, *arguments, **options)
+            data, state = four(weights, *arguments, **options)
+            if weights.device.type != "cpu" and not are_numbers(weights):
+                (state.absmax if state.offset is None else state.offset).fill_(torch.nan)
+            return data, state
         nested = options.pop("compress_statistics", False)
         parts = [four(piece, **options) for piece in weights.reshape(-1).split(PIECE)]
         return _joined(parts, weights.shape, nested=nested)
@@ -179,7 +184,10 @@ def in_pieces() -> Iterator[None]:
     def eight_in_pieces(weights: torch.Tensor, threshold: float = 0.0) -> Any:
         # With a threshold, as for inputs, a column is judged as a whole.
         if threshold or weights.device.type != "cpu" or weights.numel() <= PIECE:
-            return eight(weights, threshold)
+            data, scales, outliers = eight(weights, threshold)
+            if not threshold and weights.device.type != "cpu" and not are_numbers(weights):
+                scales.fill_(torch.nan)
+            return data, scales, outliers
         parts = [eight(rows) for rows in weights.split(max(1, PIECE // weights.shape[-1]))]
         return torch.cat([data for data, _, _ in parts]), torch.cat([scales for _, scales, _ in parts]), None
 
@@ -188,6 +196,12 @@ def in_pieces() -> Iterator[None]:
         yield
     finally:
         functional.quantize_4bit, functional.int8_vectorwise_quant = four, eight
+
+
+def are_numbers(weights: torch.Tensor) -> bool:
+    """Whether there is no NaN and no infinity in a tensor that is not empty."""
+    # NaN wins every comparison, and an infinity is the largest: two numbers tell of all.
+    return all(isfinite(end.item()) for end in weights.aminmax())
 
 
 def _joined(parts: list[tuple[torch.Tensor, Any]], shape: torch.Size, *, nested: bool) -> tuple[torch.Tensor, Any]:

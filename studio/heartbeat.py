@@ -40,11 +40,14 @@ def heartbeat(
     return future.result()
 
 
-def patiently(work: Callable[[], Result], event: Told, *, after: float = 0.5) -> Generator[Told, None, Result]:
-    """Run `work` on a thread; once it takes longer than `after` seconds, yield `event` as often as that."""
+def patiently(work: Callable[[Event], Result], event: Told, *, after: float = 0.5) -> Generator[Told, None, Result]:
+    """Run `work(stop)` on a thread; once it takes longer than `after` seconds, yield `event` as often as that.
+
+    Closing the generator sets `stop` and waits, as it does with `heartbeat`.
+    """
     late = time.monotonic() + after
     return (
         yield from heartbeat(
-            lambda _say, _stop: work(), lambda _: [event] if time.monotonic() >= late else [], every=after
+            lambda _say, stop: work(stop), lambda _: [event] if time.monotonic() >= late else [], every=after
         )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -15,6 +14,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from studio.checkpoint import read_checkpoint, read_json
+from studio.disk import sync
 from studio.errors import Damaged, DoesNotFit, InputError, StudioError, Unsupported
 from studio.events import Phase, Progress
 from studio.heartbeat import heartbeat
@@ -80,6 +80,18 @@ def kept_models(workspace: Path) -> tuple[KeptModel, ...]:
     return tuple(_told(report) for report in reports if not report.parent.name.endswith(_SUFFIX))
 
 
+def kept_tokenizers(workspace: Path) -> tuple[Path, ...]:
+    """The folders of the tokenizers that were trained into a workspace, by name."""
+    files = sorted((workspace / "tokenizers").glob("*/tokenizer.json"))
+    return tuple(file.parent for file in files if not file.parent.name.endswith(_SUFFIX))
+
+
+def kept_adapters(workspace: Path) -> tuple[Path, ...]:
+    """The folders of the adapters that were made of others in a workspace, the newest first."""
+    files = sorted((workspace / "adapters").glob("*/adapter_config.json"), key=lambda file: -file.stat().st_mtime)
+    return tuple(file.parent for file in files if not file.parent.name.endswith(_SUFFIX))
+
+
 def _told(report: Path) -> KeptModel:
     said, folder = read_json(report), report.parent
     size = said.get("after", 0)
@@ -106,8 +118,8 @@ def keep(loaded: LoadedModel, source: Path, target: Path) -> Generator[Progress,
         _report(loaded, part / REPORT, _weight_bytes(source), after)
         for file in part.iterdir():
             shutil.copymode(part / "config.json", file)  # safetensors lets nobody else read
-            _sync(file)
-        _sync(part)
+            sync(file)
+        sync(part)
         return tensors, after
 
     latest = Progress(Phase.SAVE)
@@ -125,7 +137,7 @@ def keep(loaded: LoadedModel, source: Path, target: Path) -> Generator[Progress,
             if target.is_dir():
                 target.rmdir()  # it was empty, or this raises
             part.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Kept(target, _weight_bytes(source), after, time.monotonic() - started, tensors)
@@ -327,12 +339,3 @@ def _explained(target: Path) -> Iterator[None]:
 
 def _unwritable(target: Path, why: str) -> InputError:
     return InputError(f"{target} cannot be written: {why}.", "Choose a folder that you may write to, with room for it.")
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it: a rename must not come before what it names."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -24,6 +24,7 @@ from studio.tokenizer import encode
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 512
 """Tokens that the model reads at a time, where its context allows for so many."""
@@ -140,12 +141,8 @@ def read(
     Raises InputError where there is nothing to score or the reference read another text, and Damaged where the model
     gives no numbers.
     """
-    start, ids = _ids(loaded, bundled_text() if text is None else text)
-    size = min(loaded.resident.context or WINDOW, WINDOW) - len(start)
-    spans = list(_spans(len(ids), first=0 if start else 1, size=max(2, size)))
+    start, ids, spans = _windows(loaded.model, loaded.tokenizer, bundled_text() if text is None else text)
     total = sum(span.end - span.scored for span in spans)
-    if not total:
-        raise InputError("There is too little text to measure on.", "Take one of at least two tokens.")
     if reference and reference.ids != (*start, *ids):
         raise InputError("The reference has read another text.", "Let both models read the same one.")
     latest = Progress(Phase.MEASURE, 0, total)
@@ -158,7 +155,7 @@ def read(
     def work(say: Callable[[Progress], None], stop: Event) -> Reading:
         scorer = _Scorer(total, reference)
         started = time.monotonic()
-        with _ended_by(stop, loaded.model):
+        with ended_by(stop, loaded.model):
             for span in spans:
                 scorer.take(*_forward(loaded.model, start, ids, span), stop)
                 say(Progress(Phase.MEASURE, scorer.done, total))
@@ -168,17 +165,38 @@ def read(
     return (yield from heartbeat(work, tell, every=0.1))
 
 
-def _ids(loaded: LoadedModel, text: str) -> tuple[list[int], list[int]]:
+def windows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[list[int], int]]:
+    """A text as `read` lets a model read it: the tokens of each window, of which those from a place on are scored.
+
+    Raises what `read` raises of a text.
+    """
+    start, ids, spans = _windows(model, tokenizer, text)
+    return [([*start, *ids[span.begin : span.end]], len(start) + span.scored - span.begin) for span in spans]
+
+
+def _windows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[list[int], list[int], list[_Span]]:
+    start, ids = _ids(model, tokenizer, text)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    size = min(context or WINDOW, WINDOW) - len(start)
+    spans = list(_spans(len(ids), first=0 if start else 1, size=max(2, size)))
+    if not spans:
+        raise InputError("There is too little text to measure on.", "Take one of at least two tokens.")
+    return start, ids, spans
+
+
+def _ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """What the tokenizer begins a text with, and the tokens of the text itself."""
     # Not verbose: it would warn of a text that is longer than the context, and this one is cut into windows.
-    ids = loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    known = loaded.model.get_input_embeddings().weight.shape[0]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    known = model.get_input_embeddings().weight.shape[0]
     if max(ids, default=0) >= known:
         raise Damaged(
             f"The tokenizer makes a token with the number {max(ids):,}, and the model knows {known:,} tokens.",
             "Its tokenizer belongs to another model. Take the tokenizer files from the model it was made from.",
         )
-    begins, begin = encode(loaded.tokenizer, "a", special_tokens=True), loaded.tokenizer.bos_token_id
+    begins, begin = encode(tokenizer, "a", special_tokens=True), tokenizer.bos_token_id
     return ([begin] if begin is not None and begins[:1] == [begin] else []), ids
 
 
@@ -218,7 +236,7 @@ class _Scorer:
         self.every = self.every or -(scores[0].numel() * scores.element_size() * self.total // -KEPT_BYTES)
         for at in range(0, len(labels), CHUNK):
             if stop.is_set():
-                raise _GaveUp
+                raise GaveUp
             self._take(scores[at : at + CHUNK], labels[at : at + CHUNK])
 
     def _take(self, scores: Tensor, labels: Tensor) -> None:
@@ -254,17 +272,20 @@ class _Scorer:
         return Reading(ids, losses, greedy, self.every, scores, kl, seconds)
 
 
-class _GaveUp(Exception):
+class GaveUp(Exception):
     """Raised inside the thread that measures, to end it."""
 
 
 @contextmanager
-def _ended_by(stop: Event, model: Any) -> Iterator[None]:
-    """Look in before every part of a layer: a window takes a large model many seconds on a CPU."""
+def ended_by(stop: Event, model: Any) -> Iterator[None]:
+    """Raise GaveUp in the model once `stop` is set.
+
+    It looks before every part of a layer: a window takes a large model many seconds on a CPU.
+    """
 
     def look(*_: Any) -> None:
         if stop.is_set():
-            raise _GaveUp
+            raise GaveUp
 
     parts = [module for module in model.modules() if not list(module.children())]
     handles = [part.register_forward_pre_hook(look) for part in parts]

@@ -145,25 +145,26 @@ class Session:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             free = compute.free_memory()
             # The traceback holds the tensors of every frame it went through.
             error.__traceback__ = None
             self._let_go()
             raise DoesNotFit(
-                f"There was not enough memory: {_wanted(error)} was needed at once and {free / 1e9:.2f} GB were free.",
+                f"There was not enough memory: {wanted(error)} was needed at once and {free / 1e9:.2f} GB were free.",
                 "The model was unloaded. Shorten the prompt or the reply, close programs, or choose a smaller model.",
             ) from None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator had no more to give."""
     # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
     words = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words
 
 
-def _wanted(error: Exception) -> str:
+def wanted(error: BaseException) -> str:
     """The size in the allocator's own words: bytes on a CPU, MiB or GiB on a GPU."""
     found = re.search(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", str(error), re.IGNORECASE)
     if found is None:

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.cli import lines
+from studio.cli import following, lines, merging, previewing, training
 from studio.errors import InputError, StudioError
 from studio.events import Finished, Progress, TextDelta, Waiting
 
@@ -47,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands.add_parser("inspect", help="say what a checkpoint holds, without loading it"))
     _add_load(commands.add_parser("load", help="load a model, measure what it takes, and let go of it again"))
     _add_estimate(commands.add_parser("estimate", help="say what a model takes in memory, without loading it"))
+    training.add_train(commands.add_parser("train", help="fine-tune a model, or go on with a run"))
+    training.add_runs(commands.add_parser("runs", help="list the runs, or tell of one"))
+    _add_merge(commands.add_parser("merge", help="merge an adapter into its base, and prove it"))
+    _add_preview(commands.add_parser("preview", help="show a row of a dataset as a model would learn it"))
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is wrong with it")
     doctor.set_defaults(run=_doctor)
     for command in commands.choices.values():
@@ -112,6 +116,20 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
             _add_setting(parser, field)
 
 
+def _add_preview(parser: argparse.ArgumentParser) -> None:
+    from studio.dataset import Preparation
+
+    previewing.add_options(parser)
+    for field in dataclasses.fields(Preparation):
+        _add_setting(parser, field)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    merging.add_options(parser)
+    for field in merging.fields_of_order():
+        _add_setting(parser, field)
+
+
 def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     """One option from one field of a settings class."""
     name, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
@@ -159,7 +177,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         ModelRef.parse(arguments.model), text, special_tokens=not arguments.bare, token=hub.machine_token()
     )
     with closing(work) as events:
-        found: Tokenization = _result(events)
+        found: Tokenization = following.result(events)
     if arguments.json:
         # In ASCII: a token may hold what no terminal can encode.
         print(json.dumps(dataclasses.asdict(found), indent=2))
@@ -176,7 +194,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     ref, compared = ModelRef.parse(arguments.model), arguments.against_architecture
     with closing(jobs.inspect(ref, token=hub.machine_token(), against_architecture=compared)) as events:
-        found = _result(events)
+        found = following.result(events)
     if arguments.json:
         # In ASCII: the name of a tensor may hold what no terminal can encode.
         print(json.dumps(dataclasses.asdict(found), indent=2))
@@ -196,10 +214,10 @@ def _load(arguments: argparse.Namespace) -> int:
     plan = LoadPlan(ModelRef.parse(arguments.model), None if held == "auto" else Precision(held))
     try:
         with closing(jobs.load(plan, token=token)) as events:
-            resident = _result(events)
+            resident = following.result(events)
         if arguments.keep:
             with closing(jobs.keep(plan, arguments.keep, token=token)) as events:
-                kept = _result(events)
+                kept = following.result(events)
     finally:
         list(jobs.unload())
     if arguments.json:
@@ -215,7 +233,6 @@ def _load(arguments: argparse.Namespace) -> int:
 
 def _estimate(arguments: argparse.Namespace) -> int:
     from studio import hub, jobs, memory
-    from studio.settings import Settings
 
     fields = dataclasses.fields(memory.Question)
     question = memory.Question(**{field.name: getattr(arguments, field.name) for field in fields})
@@ -223,28 +240,15 @@ def _estimate(arguments: argparse.Namespace) -> int:
         print(json.dumps({"query": question.query}) if arguments.json else question.query)
         return OK
     with closing(jobs.estimate(question, token=hub.machine_token(), dry=arguments.dry)) as events:
-        found: Answer = _result(events)
+        found: Answer = following.result(events)
     if arguments.json:
         # What is derived and not declared goes in by hand.
         said = {"peak": found.estimate.peak, "query": question.query, **dataclasses.asdict(found)}
         print(json.dumps(said, indent=2))
         return OK
-    settings = Settings.from_env()
-    kept = () if settings.shared else memory.summary(settings.workspace).accuracies
-    for line in (*lines.estimated(found), *lines.remembered(kept)):
+    for line in (*lines.estimated(found), *lines.remembered(jobs.record().accuracies)):
         print(lines.safe(line))
     return OK
-
-
-def _result(events: Iterator[Any]) -> Any:
-    """What a job ends with; what it does meanwhile is said on stderr."""
-    said = ""
-    for event in events:
-        if isinstance(event, Finished):
-            return event.result
-        if (words := _in_words(event)) != said:
-            print(said := words, file=sys.stderr)
-    raise AssertionError("a job ends with Finished or raises")
 
 
 def _read_stdin() -> str:
@@ -260,20 +264,13 @@ def _show_text(events: Iterator[Any]) -> None:
     for event in events:
         if isinstance(event, TextDelta):
             print(event.text, end="", flush=True)
-        elif isinstance(event, Progress | Waiting) and (words := _in_words(event)) != said:
+        elif isinstance(event, Progress | Waiting) and (words := following.in_words(event)) != said:
             print(said := words, file=sys.stderr)
         elif isinstance(event, Finished):
             print()
             reply = event.result
             numbers = f"{reply.tokens} tokens, {reply.tokens_per_second:.0f} tokens/s, seed {reply.seed}, {reply.stop}"
             print(numbers, file=sys.stderr)
-
-
-def _in_words(event: Progress | Waiting) -> str:
-    if isinstance(event, Waiting):
-        return f"waiting for the model: {event.busy_with}"
-    share = f" {100 * event.done // event.total} %" if event.total and event.phase == "download" else ""
-    return f"{event.phase}{share}"
 
 
 _NAMES = {Progress: "progress", Waiting: "waiting", TextDelta: "text", Finished: "finished"}

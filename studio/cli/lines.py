@@ -113,6 +113,8 @@ def estimated(found: Answer) -> Iterator[str]:
     answer = found.estimate
     yield f"{found.model}: {answer.parameters:,} weights, {answer.trainable:,} trained"
     yield f"{size(answer.peak)} at the peak, {answer.moment}, by the {answer.engine}"
+    if answer.offloaded:
+        yield f"{size(answer.offloaded)} more lie in main memory"
     if found.difference is not None:
         yield f"the closed form is {100 * found.difference:+.1f} % off the dry run, which is trusted"
     yield from filter(None, (found.no_closed_form, found.no_dry_run))
@@ -120,8 +122,13 @@ def estimated(found: Answer) -> Iterator[str]:
     yield from table("Moments", ([moment.name, size(moment.bytes)] for moment in answer.moments))
     asked = found.question.device
     fits = [fit for fit in found.fits if not asked or fit.device == asked]
-    rows = ([fit.device, size(fit.usable), fit.verdict, f"{size(fit.peak)} of {fit.name}"] for fit in fits)
+    rows = ([fit.device, size(fit.usable), fit.verdict, f"{size(fit.corrected)} of {fit.name}"] for fit in fits)
     yield from table("Devices", rows)
+    for fit in fits:
+        if learned := fit.correction:
+            kinds = f"{learned.entries} of the last {learned.entries} {learned.work}s"
+            more = f"{size(abs(learned.bytes))} {'more' if learned.bytes > 0 else 'less'} than estimated"
+            yield f"  {fit.device} is corrected from {size(fit.peak)}: it held {more} in {kinds}"
     yield from _limited(found)
     if found.disk and found.disk.total:
         parts = ("download", "adapter", "merged", "checkpoints")
@@ -138,14 +145,12 @@ def _limited(found: Answer) -> Iterator[str]:
     enough = f"All else as it is, {longest:,} tokens of context fit, or a batch of {widest:,}."
     yield from ("", enough if longest else "However short the context is, it does not fit as it is.")
     if fitting.changes:
-        yield f"It fits {fitting.device} with {size(fitting.estimate.peak)} at the peak after"
+        yield f"By the closed form, it fits {fitting.device} with {size(fitting.estimate.peak)} at the peak after"
         for change in fitting.changes:
             values = ", ".join(f"{name} {value}" for name, value in change.values)
             yield f"  {values}: saves {size(change.saved)}. {change.price}"
     elif fitting.verdict in ("probably not", "no"):
         yield "No small set of changes makes it fit."
-        if fitting.offloaded:
-            yield f"{size(fitting.offloaded)} of the weights would have to lie in main memory."
 
 
 def _noted(answer: Estimate) -> Iterator[str]:

@@ -7,10 +7,8 @@ progress comes back as lines of JSON. It ends when it is killed, or when this pr
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from queue import Empty
@@ -19,11 +17,13 @@ from typing import Any
 from studio import child, errors
 from studio.checkpoint import read_json
 from studio.conversion.writing import REPORT, Conversion, check_disk
+from studio.disk import explained, sync
 from studio.errors import Damaged, DoesNotFit, InputError, StudioError, Unsupported
 from studio.events import Finished, Phase, Progress
 
 _BEAT_SECONDS = 0.2
 _WHOLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_ADAPTER, _ADAPTER_CONFIG = "adapter_model", "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _NOT_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "rng_state*")
 _COPIED = (
@@ -31,6 +31,8 @@ _COPIED = (
     *("merges.txt", "spiece.model", "sentencepiece*.model", "tekken.json", "*.tiktoken", "chat_template*"),
     *("additional_chat_templates/*.jinja", "README.md", "LICENSE*"),
 )
+_COPIED_TOO = {_ADAPTER: (_ADAPTER_CONFIG, "base.json")}
+"""Of an adapter. Beside a whole model, transformers would put an adapter on top unasked."""
 _NEVER_COPIED = (*_PICKLES, "*.py", "*.pkl", "*.pickle")
 _AGAIN = "Download the file again; if it stays the same, choose another version of the model."
 _LOG = logging.getLogger(__name__)
@@ -43,30 +45,50 @@ def convert(folder: Path, target: Path) -> Generator[Progress | Finished[Path], 
     what was left out. Closing the generator stops it, and what was written so far is deleted. Raises InputError,
     Unsupported, Damaged or DoesNotFit.
     """
+    sources = pickled_weights(folder)
+    whole = sources[0].name == _WHOLE or not (folder / _INDEX).is_file()
+    yield from _converted(folder, target, sources, {} if whole else _weight_map(folder), "model")
+
+
+def convert_adapter(folder: Path, target: Path) -> Generator[Progress | Finished[Path], None, None]:
+    """The same for an adapter whose weights are in adapter_model.bin. Its config comes along as it is."""
+    if not (folder / _ADAPTER_CONFIG).is_file():
+        raise InputError(f"There is no {_ADAPTER_CONFIG} in {folder.name}.", "Choose the folder of an adapter.")
+    read_json(folder / _ADAPTER_CONFIG)
+    if any(folder.glob("*.safetensors")):
+        raise InputError("This adapter has its weights as safetensors already.", "Use it as it is.")
+    if not (folder / f"{_ADAPTER}.bin").is_file():
+        raise InputError(f"There is no {_ADAPTER}.bin in {folder.name}.", "Choose the folder that training wrote.")
+    yield from _converted(folder, target, [folder / f"{_ADAPTER}.bin"], {}, _ADAPTER)
+
+
+def _converted(
+    folder: Path, target: Path, sources: list[Path], weight_map: dict[str, str], stem: str
+) -> Generator[Progress | Finished[Path], None, None]:
     if target.exists() or not target.name:
         raise InputError(f"{target} exists already.", "Choose a folder that is not there yet.")
-    sources = pickled_weights(folder)
-    copies = _copies(folder)
+    copies = _copies(folder, (*_COPIED, *_COPIED_TOO.get(stem, ())))
     total = sum(file.stat().st_size for file in sources)
     check_disk(target, total + sum(file.stat().st_size for file in copies))
     part = target.with_name(target.name + ".part")
-    with _explained(target):
+    with explained(target):
         shutil.rmtree(part, ignore_errors=True)  # of a conversion that was killed
         part.mkdir(parents=True)
     order = {
         "folder": str(folder),
         "part": str(part),
         "sources": [file.name for file in sources],
-        "weight_map": {} if sources[0].name == _WHOLE or not (folder / _INDEX).is_file() else _weight_map(folder),
+        "weight_map": weight_map,
+        "stem": stem,
     }
     try:
         yield from _follow(order, total)
-        with _explained(target):
+        with explained(target):
             for file in copies:
                 _copy(file, part / file.relative_to(folder))
-            _sync(part)
+            sync(part)
             part.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     yield Finished(target)
@@ -123,36 +145,17 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _copies(folder: Path) -> list[Path]:
+def _copies(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     """The files that come along: never code, never pickles."""
-    found = {file for pattern in _COPIED for file in folder.glob(pattern) if file.is_file()}
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not _matches(file.name, _NEVER_COPIED))
 
 
 def _copy(file: Path, to: Path) -> None:
     to.parent.mkdir(exist_ok=True)
     shutil.copyfile(file, to)
-    _sync(to)
-    _sync(to.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it: a rename must not come before what it names."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{target} cannot be written: {error.strerror or error}.", "Choose a folder that you may write to."
-        ) from error
+    sync(to)
+    sync(to.parent)
 
 
 def _follow(order: dict[str, Any], total: int) -> Iterator[Progress]:

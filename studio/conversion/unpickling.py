@@ -50,12 +50,16 @@ _NONSENSE = (
 
 def main() -> None:
     """Carry out the order on stdin."""
-    serve(lambda order: rewrite(Path(order["folder"]), order["sources"], order["weight_map"], Path(order["part"])))
+    serve(
+        lambda order: rewrite(
+            Path(order["folder"]), order["sources"], order["weight_map"], Path(order["part"]), order["stem"]
+        )
+    )
 
 
-def rewrite(folder: Path, sources: list[str], weight_map: dict[str, str], part: Path) -> None:
+def rewrite(folder: Path, sources: list[str], weight_map: dict[str, str], part: Path, stem: str = "model") -> None:
     """Write the tensors of all pickles to `part`, one pickle in memory at a time, and prove each before the next."""
-    output = Output(part, Conversion(sources=sources))
+    output = Output(part, Conversion(sources=sources), stem)
     begun = 0
     for name in sources:
         source = folder / name
@@ -69,7 +73,8 @@ def rewrite(folder: Path, sources: list[str], weight_map: dict[str, str], part: 
             moved += count
             say({"done": begun + size * moved // total})
 
-        _drop_tied(folder, tensors, output.conversion)
+        if stem == "model":  # an adapter has no second names
+            _drop_tied(folder, tensors, output.conversion)
         with _explained(source):
             write_all(source, tensors, output, tell)
         begun += size

@@ -55,6 +55,8 @@ class Output:
 
     folder: Path
     conversion: Conversion = field(default_factory=Conversion)
+    stem: str = "model"
+    """What the files are called, before -00001-of-00002 and .safetensors."""
     files: list[Path] = field(default_factory=list)
     where: dict[str, int] = field(default_factory=dict)
     source_of: dict[str, str] = field(default_factory=dict)
@@ -172,9 +174,9 @@ def check_index(weight_map: dict[str, str], there: set[str]) -> None:
 def name_files(output: Output) -> None:
     """Call the files as transformers looks for them; write the index of several, and the report."""
     count = len(output.files)
-    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    names = [f"{output.stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     if count == 1:
-        names = ["model.safetensors"]
+        names = [f"{output.stem}.safetensors"]
     for file, name in zip(output.files, names, strict=True):
         file.rename(file.with_name(name))
     if count > 1:
@@ -182,7 +184,7 @@ def name_files(output: Output) -> None:
             "metadata": {"total_size": output.conversion.bytes},
             "weight_map": {name: names[number] for name, number in sorted(output.where.items())},
         }
-        _write_json(output.folder / "model.safetensors.index.json", index)
+        _write_json(output.folder / f"{output.stem}.safetensors.index.json", index)
     _write_json(output.folder / REPORT, asdict(output.conversion))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Event
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from studio.errors import Damaged, InputError
 from studio.events import Finished, Phase, Progress, TextDelta
+from studio.generation.choosing import generation_config, only
 from studio.generation.decoding import Decoder
 from studio.generation.listening import Listener, Said
 from studio.generation.request import GenerationSettings, Prompt
@@ -78,7 +78,7 @@ def stream(loaded: LoadedModel, prompt: Prompt, settings: GenerationSettings) ->
     length = min(settings.max_new_tokens, room) if room is not None else settings.max_new_tokens
     seed = settings.seed if settings.seed is not None else random.getrandbits(32)
     decoder = Decoder(loaded.tokenizer, ids)
-    config = _generation_config(loaded, settings, length)
+    config = generation_config(loaded.model, loaded.tokenizer, settings, length)
 
     def work(say: Callable[[Said], None], stop: Event) -> tuple[list[int], float, float]:
         return _generate(loaded.model, ids, config, seed, Listener(say, stop))
@@ -136,30 +136,6 @@ def _room(context: int | None, prompt_tokens: int) -> int | None:
     return context - prompt_tokens
 
 
-def _generation_config(loaded: LoadedModel, settings: GenerationSettings, length: int) -> GenerationConfig:
-    """The choices of the person, and of the model's own configuration its tokens alone."""
-    from transformers import GenerationConfig
-
-    own, sampling = loaded.model.generation_config, not settings.greedy
-    eos = loaded.tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    first_eos = eos[0] if isinstance(eos, list) else eos
-    return GenerationConfig(
-        max_new_tokens=length,
-        do_sample=sampling,
-        temperature=settings.temperature if sampling else 1.0,
-        top_p=settings.top_p if sampling else 1.0,
-        top_k=settings.top_k if sampling else 50,  # 50 is what transformers takes for "not set" and stays silent about
-        min_p=settings.min_p or None if sampling else None,
-        repetition_penalty=settings.repetition_penalty,
-        num_beams=settings.beams,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=eos,
-        pad_token_id=first_eos if own.pad_token_id is None else own.pad_token_id,
-        suppress_tokens=own.suppress_tokens,
-        begin_suppress_tokens=own.begin_suppress_tokens,
-    )
-
-
 def _generate(
     model: PreTrainedModel, ids: list[int], config: GenerationConfig, seed: int, listener: Listener
 ) -> tuple[list[int], float, float]:
@@ -170,7 +146,7 @@ def _generate(
     prompt = torch.tensor([ids], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     # The global random state is the only one that generate() takes; put back, it is nobody else's concern.
-    with torch.random.fork_rng(devices), listener.on(model), _only(config, model):
+    with torch.random.fork_rng(devices), listener.on(model), only(config, model):
         torch.manual_seed(seed)
         started = time.monotonic()
         output = model.generate(
@@ -183,15 +159,3 @@ def _generate(
         ended = time.monotonic()
     first = listener.first_token or ended
     return output[0, len(ids) :].tolist(), first - started, ended - started
-
-
-@contextmanager
-def _only(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
-    """Let `config` alone decide: what it leaves open, generate() takes from the model's own, such as a typical_p."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = base.generation_config
-    base.generation_config = config
-    try:
-        yield
-    finally:
-        base.generation_config = own

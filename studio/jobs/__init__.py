@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studio.jobs.conversing import Asked, Shown, show_conversation
-from studio.jobs.estimating import Answer, Fit, Limits, estimate, facts_of
+from studio.jobs.estimating import Answer, Fit, Limits, estimate, facts_of, record
 from studio.jobs.fetching import fetch
 from studio.jobs.learning import Written, learn_tokenizer
 from studio.jobs.looking import convert, foresee, inspect
@@ -18,19 +18,22 @@ from studio.jobs.model import (
     unload,
 )
 from studio.jobs.opening import Opened, open_tokenizer
+from studio.jobs.previewing import Previewed, pasted, prepare, preview, rows_of
 from studio.jobs.rows import Measured, Offer, Upload, look_at_dataset, measure_rows, read_rows
-from studio.jobs.tokenizing import Tokenization, compare_tokenizers, tokenize_text
+from studio.jobs.tokenizing import Excerpt, Tokenization, compare_tokenizers, excerpt, tokenize_text
 
 __all__ = [
     "SESSION",
     "Answer",
     "Asked",
+    "Excerpt",
     "Fit",
     "GenerationRequest",
     "Limits",
     "Measured",
     "Offer",
     "Opened",
+    "Previewed",
     "Shown",
     "Tokenization",
     "Upload",
@@ -39,6 +42,7 @@ __all__ = [
     "compare_tokenizers",
     "convert",
     "estimate",
+    "excerpt",
     "facts_of",
     "fetch",
     "foresee",
@@ -51,7 +55,12 @@ __all__ = [
     "measure_rows",
     "measure_speed",
     "open_tokenizer",
+    "pasted",
+    "prepare",
+    "preview",
     "read_rows",
+    "record",
+    "rows_of",
     "show_conversation",
     "tokenize_text",
     "unload",

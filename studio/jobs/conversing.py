@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from threading import Event
 
 from studio import advice
 from studio.errors import StudioError
@@ -25,6 +26,7 @@ from studio.tokenizer import (
     tokenize,
     ways_to_model,
 )
+from studio.tokenizer.sandbox import ended_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,12 @@ def show_conversation(opened: Opened, asked: Asked) -> Generator[Progress | Fini
 
     Raises what `render` raises; a mask or an end that cannot be told is a part of the result.
     """
-    yield Finished((yield from patiently(lambda: _show(opened, asked), Progress(Phase.RENDER))))
+
+    def work(stop: Event) -> Shown:
+        with ended_by(stop):
+            return _show(opened, asked)
+
+    yield Finished((yield from patiently(work, Progress(Phase.RENDER))))
 
 
 def _show(opened: Opened, asked: Asked) -> Shown:

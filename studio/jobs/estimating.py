@@ -11,13 +11,25 @@ from typing import Any, TypeVar
 
 from studio import compute, hub, inspection, memory
 from studio.checkpoint import FLOATS, parse_json, read_json
-from studio.errors import Unsupported
+from studio.errors import InputError, Unsupported
 from studio.events import Finished, Phase, Progress, outcome
 from studio.heartbeat import heartbeat
 from studio.inspection import Inspection
 from studio.jobs.fetching import folder_here, peek
 from studio.jobs.shelf import Shelf
-from studio.memory import THIS, Device, DiskNeeds, Estimate, Facts, Fitting, Point, Question, Stored
+from studio.memory import (
+    THIS,
+    Correction,
+    Device,
+    DiskNeeds,
+    Estimate,
+    Facts,
+    Fitting,
+    Point,
+    Question,
+    Record,
+    Stored,
+)
 from studio.memory.dry_run import dry_run
 from studio.memory.hardware import Verdict
 from studio.models import ModelRef
@@ -44,6 +56,13 @@ class Fit:
     verdict: Verdict
     measured: bool
     """Its size was asked of the device, or seen in a message of PyTorch; else it is from a data sheet."""
+    correction: Correction | None = None
+    """What the verdict counts beside the peak, as the record of this machine tells; None where it tells nothing."""
+
+    @property
+    def corrected(self) -> int:
+        """The peak with what was learned."""
+        return self.peak + (self.correction.bytes if self.correction else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +177,34 @@ def estimate(
             rehearsed = yield from outcome(_rehearse(question, known.facts))
         except Unsupported as error:
             why = str(error)
-    yield Finished(answer(known, question, rehearsed, no_dry_run=why))
+    learned = record().correction(question.task, compute.machine().name)
+    yield Finished(answer(known, question, rehearsed, no_dry_run=why, learned=learned))
 
 
-def answer(known: Known, question: Question, rehearsed: Estimate | None = None, *, no_dry_run: str = "") -> Answer:
-    """The closed form beside a dry run, where there was one, and what follows. Raises Unsupported without either."""
+def record() -> Record:
+    """How right the estimates were on this machine. Nothing where visitors share it: it would tell of others."""
+    try:
+        settings = Settings.from_env()
+    except InputError:
+        return Record((), 0)  # a port that is none is the page's concern
+    return Record((), 0) if settings.shared else memory.summary(settings.workspace)
+
+
+def answer(
+    known: Known,
+    question: Question,
+    rehearsed: Estimate | None = None,
+    *,
+    no_dry_run: str = "",
+    learned: Correction | None = None,
+) -> Answer:
+    """The closed form beside a dry run, where there was one, and what follows. Raises Unsupported without either.
+
+    `learned` is what this machine holds beyond every estimate, as its record tells.
+    """
     facts = known.facts
-    target = memory.device(question.device) if question.device else None
+    places = _devices(learned)
+    target = (places.get(question.device) or memory.device(question.device)) if question.device else None
     closed, why = None, ""
     try:
         closed = memory.estimate(facts, question, target)
@@ -172,6 +212,8 @@ def answer(known: Known, question: Question, rehearsed: Estimate | None = None, 
         if rehearsed is None:
             raise
         why = str(error)
+    # A dry run is of no device in particular, and so is what it is held against: a CPU has no workspace.
+    plain = memory.estimate(facts, question) if closed and rehearsed else closed
     trusted = rehearsed or closed
     assert trusted
     limits = None
@@ -186,8 +228,11 @@ def answer(known: Known, question: Question, rehearsed: Estimate | None = None, 
         no_closed_form=why,
         dry_run=rehearsed,
         no_dry_run=no_dry_run,
-        difference=closed.peak / rehearsed.peak - 1 if closed and rehearsed else None,
-        fits=tuple(_fit(facts, question, closed, rehearsed, place) for place in _devices()),
+        difference=plain.peak / rehearsed.peak - 1 if plain and rehearsed else None,
+        fits=tuple(
+            replace(_fit(facts, question, plain, rehearsed, place), correction=learned if key == THIS else None)
+            for key, place in places.items()
+        ),
         limits=limits,
         disk=_disk(known, question),
         facts=facts,
@@ -212,8 +257,9 @@ def _rehearse(question: Question, facts: Facts) -> Generator[Progress | Finished
     yield from dry_run(question, dict(facts.config))
 
 
-def _devices() -> list[Device]:
-    return [memory.device(THIS), *memory.DEVICES.values()]
+def _devices(learned: Correction | None) -> dict[str, Device]:
+    here = memory.device(THIS)
+    return {THIS: replace(here, learned=learned.bytes if learned else 0), **memory.DEVICES}
 
 
 def _fit(facts: Facts, question: Question, closed: Estimate | None, rehearsed: Estimate | None, place: Device) -> Fit:

@@ -24,6 +24,13 @@ class Written:
     rows: Rows
     columns: tuple[str, ...]
 
+    def texts(self) -> Iterator[tuple[int, str, str]]:
+        """Every text in them, behind the number of its row, from 0, and its column."""
+        as_text = [ColumnMapping.of(Format.TEXT, text=column) for column in self.columns]
+        for start, batch in self.rows.batches(self.columns):
+            for number, row in enumerate(batch, start=start):
+                yield from ((number, *found) for mapping in as_text for found in texts_of(row, mapping))
+
 
 def learn_tokenizer(
     source: Sequence[Path] | Written, recipe: Recipe, name: str, *, against: ModelRef, token: hub.Token
@@ -38,12 +45,5 @@ def learn_tokenizer(
         raise InputError("Visitors cannot train tokenizers here.", "Duplicate the Space, or run the studio yourself.")
     folder = keeping.place(settings.workspace, name, "tokenizer")
     current = yield from open_tokenizer(against, token=token)
-    texts = _texts(source) if isinstance(source, Written) else read_texts(source)
+    texts = (text for _, _, text in source.texts()) if isinstance(source, Written) else read_texts(source)
     yield from learn(texts, recipe, folder, against=current.folder)
-
-
-def _texts(written: Written) -> Iterator[str]:
-    as_text = [ColumnMapping.of(Format.TEXT, text=column) for column in written.columns]
-    for _, batch in written.rows.batches(written.columns):
-        for row in batch:
-            yield from (text for mapping in as_text for _, text in texts_of(row, mapping))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,7 @@ def look_at_dataset(
 
     Raises InputError for a path of a machine that visitors share, and for a config or split that is not there.
     """
+    _sweep()
     config = config or (None if isinstance(source, Upload) else source.config)
     place: Path | hub.Seen[DatasetRef]
     if isinstance(source, Upload):
@@ -78,11 +79,12 @@ def look_at_dataset(
 
 
 def read_rows(
-    offer: Offer, split: str | None = None, *, token: hub.Token
+    offer: Offer, split: str | None = None, *, most_rows: int = 0, token: hub.Token
 ) -> Generator[Progress | Finished[Rows], None, None]:
-    """Read a split, downloaded first where it is on the Hub. What was read is kept in the workspace.
+    """Read a split, downloaded first where it is on the Hub. What was read is kept in the workspace for a while.
 
-    Ends with `Finished(Rows)`.
+    Of `most_rows` the first ones are read. Files of the Hub come whole: of a split of several only as many are fetched
+    as it takes, and one of a single file is fetched all. Ends with `Finished(Rows)`.
     """
     settings, source = Settings.from_env(), offer.source
     wanted = split or (None if isinstance(source, Upload) else source.split)
@@ -90,14 +92,32 @@ def read_rows(
     cache = settings.workspace / "rows"
     yield from compute.imports()
     if isinstance(source, Upload):
-        yield from dataset.read(source.file, cache=cache)
-        return
-    if source.where == "hub":
-        limit = VISITOR_LIMIT if settings.shared else None
-        folder = yield from outcome(hub.download(source, token=token, shared=settings.shared, only=files, limit=limit))
+        reading = dataset.read(source.file, cache=cache, most_rows=most_rows)
+    elif source.where == "hub":
+        reading = _fetched(source, files, cache, most_rows, token)
     else:
         folder = _place_here(source)
-    yield from dataset.read(folder, files=() if folder.is_file() else files, cache=cache, name=offer.name)
+        only = () if folder.is_file() else files
+        reading = dataset.read(folder, files=only, cache=cache, name=offer.name, most_rows=most_rows)
+    rows = yield from outcome(reading)
+    _sweep()
+    yield Finished(rows)
+
+
+def _fetched(
+    ref: DatasetRef, files: Sequence[str], cache: Path, most_rows: int, token: hub.Token
+) -> Generator[Progress | Finished[Rows], None, None]:
+    """Rows of the Hub: with a limit one file, then two, four, until there are enough."""
+    settings, taken = Settings.from_env(), 1 if most_rows else len(files)
+    limit = VISITOR_LIMIT if settings.shared else None
+    while True:
+        only = files[:taken]
+        folder = yield from outcome(hub.download(ref, token=token, shared=settings.shared, only=only, limit=limit))
+        found = yield from outcome(dataset.read(folder, files=only, cache=cache, name=ref.name, most_rows=most_rows))
+        if taken >= len(files) or found.count >= most_rows:
+            yield Finished(found)
+            return
+        taken *= 2
 
 
 def measure_rows(
@@ -116,6 +136,11 @@ def measure_rows(
         recognition = Recognition(mapping, 1.0, "As you chose")
     lengths = yield from outcome(dataset.measure(rows, tokenizer, recognition.mapping))
     yield Finished(Measured(rows, recognition, lengths, str(model)))
+
+
+def _sweep() -> None:
+    settings = Settings.from_env()
+    dataset.sweep(settings.workspace / "rows", limit=settings.rows_limit, days=settings.rows_days)
 
 
 def _place_here(ref: DatasetRef) -> Path:

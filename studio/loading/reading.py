@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -71,12 +70,12 @@ def load(plan: LoadPlan, folder: Path) -> Generator[Progress, None, LoadedModel]
 
     def read(say: Callable[[Progress], None], stop: Event) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         config = read_config(folder)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(_tokenizer_place(folder, plan.adapter))
         with _weights_counted(phase, say, stop), four_bit.in_pieces():
             model = _read_model(folder, config, ahead)
         _check_numbers(model, say, stop)
         four_bit.guard(model)
-        return _with_adapter(model, plan.adapter) if plan.adapter else model, tokenizer
+        return with_adapter(model, plan.adapter) if plan.adapter else model, tokenizer
 
     model, tokenizer = yield from heartbeat(read, lambda said: said[-1:], every=0.1)
     return LoadedModel(model, tokenizer, _describe(ahead, model, tokenizer, time.monotonic() - started))
@@ -195,16 +194,13 @@ def _quantization_of(folder: Path, config: Any, plan: LoadPlan) -> Any:
 
 def _check_numbers(model: PreTrainedModel, say: Callable[[Progress], None], stop: Event) -> None:
     """Raise Damaged where a weight is not a number: everything that the model says would be noise."""
-    from torch import aminmax
-
     modules = list(model.named_modules())
     for done, (name, module) in enumerate(modules):
         for own, tensor in module._parameters.items():
             if stop.is_set():
                 raise _GaveUp
             say(Progress(Phase.CHECK, done, len(modules)))
-            # NaN wins every comparison, and an infinity is the largest: two numbers tell of all.
-            if not all(map(isfinite, (end.item() for part in _numbers(module, own, tensor) for end in aminmax(part)))):
+            if not all(map(four_bit.are_numbers, _numbers(module, own, tensor))):
                 raise Damaged(
                     f"{name}.{own} holds values that are not numbers.",
                     "Its training broke, or the file did. Choose another revision or another model.",
@@ -223,7 +219,8 @@ def _numbers(module: Any, own: str, tensor: Any) -> list[Any]:
     return [part.detach() for part in found if part.is_floating_point() and part.numel()]
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Put an adapter on a model, frozen. Raises Unsupported where it is not made for this one, weight by weight."""
     from peft import PeftModel, get_peft_model_state_dict
 
     if not (adapter / "adapter_model.safetensors").is_file():
@@ -232,6 +229,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             "Choose the folder that training wrote; pickles are refused.",
         )
     saved = read_header(adapter / "adapter_model.safetensors").keys() - {"__metadata__"}
+    make_room_for_tokens(model, adapter)
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
@@ -240,13 +238,34 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             "Choose the base model it was trained on.",
         ) from error
     # peft leaves out what the model has no place for, begins the rest anew, and goes on with a warning.
-    if strangers := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
+    # Said outright: left to itself it asks the Hub whether the vocabulary of the base has another size.
+    held = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if strangers := sorted((held - saved) | (saved - held - adapted.state_dict().keys())):
         raise Unsupported(
             f"The adapter does not fit this model: {len(strangers)} weights are in one of them only,"
             f" the first is {strangers[0]}.",
             "Choose the base model it was trained on.",
         )
     return adapted
+
+
+def _tokenizer_place(folder: Path, adapter: Path | None) -> Path:
+    """Where the tokenizer is: with an adapter that has new tokens, beside it."""
+    return adapter if adapter and (adapter / "tokenizer.json").is_file() else folder
+
+
+def make_room_for_tokens(model: PreTrainedModel, adapter: Path) -> None:
+    """Give the tokens that an adapter brings rows of their own, which it fills."""
+    config = adapter / "adapter_config.json"
+    told = read_json(config).get("trainable_token_indices") if config.is_file() else None
+    lists = list(told.values()) if isinstance(told, dict) else [told] if told else []
+    highest = max((number for each in lists for number in each if isinstance(number, int)), default=0)
+    if model.get_input_embeddings().weight.shape[0] <= highest < _MOST_TOKENS:
+        model.resize_token_embeddings(highest + 1, mean_resizing=False)
+
+
+_MOST_TOKENS = 1 << 20
+"""No vocabulary is larger; a number beyond comes from a file that is damaged, and would take all of the memory."""
 
 
 class _GaveUp(Exception):

@@ -10,7 +10,7 @@ from studio.tokenizer.ending import EndOfTurn, end_of_turn, generation_ends
 from studio.tokenizer.forms import Form, ways_to_model
 from studio.tokenizer.gathering import TEXT_LIMIT, read_texts
 from studio.tokenizer.learning import Learned, learn
-from studio.tokenizer.masking import Masked, Trained, Turn, mask_conversation, masked_completion, masked_text
+from studio.tokenizer.masking import Masked, Masker, Trained, Turn, mask_conversation, masked_completion, masked_text
 from studio.tokenizer.pace import Pace, rust_against_python
 from studio.tokenizer.pieces import Piece, Tokenized, tokenize
 from studio.tokenizer.reading import encode, load_tokenizer
@@ -37,6 +37,7 @@ __all__ = [
     "Kind",
     "Learned",
     "Masked",
+    "Masker",
     "Message",
     "NamedTemplate",
     "Normalizer",

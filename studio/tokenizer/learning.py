@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Generator, Iterable
@@ -18,6 +17,7 @@ from queue import Empty
 from typing import Any
 
 from studio import child, errors
+from studio.disk import sync
 from studio.errors import DoesNotFit, InputError, StudioError, Unsupported
 from studio.events import Finished, Phase, Progress
 from studio.tokenizer.comparing import Comparison, compare
@@ -178,11 +178,7 @@ def _warnings(recipe: Recipe, report: dict[str, Any]) -> tuple[str, ...]:
 def _sync(folder: Path) -> None:
     """Wait until the disk has a folder and its files: a rename must not come before what it names."""
     for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        sync(path)
 
 
 def _complained(words: str) -> None:

@@ -70,28 +70,66 @@ def mask_conversation(
 
     Raises Unsupported, with the reason, where that cannot be proven, and what `render` raises.
     """
-    work = _Conversation(tokenizer, messages, tools, template)
-    if trained == "all":
-        return work.everything()
-    replies = [number for number, message in enumerate(messages) if message.role == "assistant"]
-    wanted = replies[-1:] if trained == "last" else replies
-    if not wanted:
-        return work.masked((), "prefix", "The assistant says nothing in it.")
-    try:
-        by_prefix, refusal = work.masked(tuple(work.reply(number) for number in wanted), "prefix", ""), None
-    except Unsupported as error:
-        by_prefix, refusal = None, error
-    blocks = work.blocks(replies, wanted)
-    if blocks is None:
-        if refusal:
-            raise refusal
-        assert by_prefix
-        return by_prefix
-    note = f"Comparing prefixes does not prove it: {refusal.message}" if refusal else ""
-    by_blocks = work.masked(blocks, "generation", note)
-    if by_prefix and by_prefix.trained != by_blocks.trained:
-        return work.masked(blocks, "generation", _disagreement(tokenizer, by_blocks, by_prefix))
-    return by_blocks
+    return Masker(tokenizer, template).mask(messages, tools=tools, trained=trained)
+
+
+class Masker:
+    """Masks many conversations: what is the same for all of them is asked of the tokenizer once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+        self.tokenizer, self.template = tokenizer, template
+
+    def mask(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        tools: tuple[ToolDefinition, ...] = (),
+        trained: Trained = "assistant",
+        given: int = 0,
+    ) -> Masked:
+        """The same as `mask_conversation`. Of the first `given` turns nothing is trained on, unless all of it is."""
+        work = _Conversation(self, messages, tools)
+        if trained == "all":
+            return work.everything()
+        replies = [number for number, message in enumerate(messages) if message.role == "assistant"]
+        wanted = [number for number in (replies[-1:] if trained == "last" else replies) if number >= given]
+        if not wanted:
+            return work.masked((), "prefix", "The assistant says nothing in it.")
+        try:
+            by_prefix, refusal = work.masked(tuple(work.reply(number) for number in wanted), "prefix", ""), None
+        except Unsupported as error:
+            by_prefix, refusal = None, error
+        blocks = work.blocks(replies, wanted)
+        if blocks is None:
+            if refusal:
+                raise refusal
+            assert by_prefix
+            return by_prefix
+        note = f"Comparing prefixes does not prove it: {refusal.message}" if refusal else ""
+        by_blocks = work.masked(blocks, "generation", note)
+        if by_prefix and by_prefix.trained != by_blocks.trained:
+            return work.masked(blocks, "generation", _disagreement(self.tokenizer, by_blocks, by_prefix))
+        return by_blocks
+
+    @cached_property
+    def specials(self) -> tuple[str, ...]:
+        """The special tokens, and what ends a turn where that is not flagged as one; the longest first."""
+        held = {token.content for token in self.added.values() if token.special}
+        usual = self.end_of_turn.token if self.end_of_turn else None
+        return tuple(sorted(held | ({usual} if usual else set()), key=len, reverse=True))
+
+    @cached_property
+    def end_of_turn(self) -> EndOfTurn | None:
+        """What the template ends a plain reply with; None where it has none by itself."""
+        try:
+            return end_of_turn(self.tokenizer, None, template=self.template)
+        except (InputError, Unsupported):
+            return None
+
+    @cached_property
+    def added(self) -> dict[int, AddedToken]:
+        """The added tokens, which no text becomes by merging."""
+        return dict(self.tokenizer.added_tokens_decoder)
 
 
 def masked_completion(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> Masked:
@@ -138,19 +176,16 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 class _Conversation:
     """A conversation and all that was rendered of it."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: tuple[Message, ...],
-        tools: tuple[ToolDefinition, ...],
-        template: str | None,
-    ) -> None:
-        self._tokenizer, self._messages, self._tools, self._template = tokenizer, messages, tools, template
+    def __init__(self, masker: Masker, messages: tuple[Message, ...], tools: tuple[ToolDefinition, ...]) -> None:
+        self._masker, self._messages, self._tools = masker, messages, tools
         self._late = time.monotonic() + MASK_SECONDS
-        self._whole = render_tracked(tokenizer, messages, tools=tools, generation_prompt=False, template=template)
+        self._whole = render_tracked(
+            masker.tokenizer, messages, tools=tools, generation_prompt=False, template=masker.template
+        )
         self.text = self._whole.text
-        self._edges = Edges(tokenizer, self.text)
+        self._edges = Edges(masker.tokenizer, self.text, masker.added)
         self._ids = self._edges.ids
+        self._known: dict[tuple[int, bool], str | InputError] = {(len(messages), False): self.text}
 
     def masked(self, spans: tuple[Span, ...], how: How, note: str) -> Masked:
         """With these characters trained on. Raises Unsupported where they begin or end inside of a token."""
@@ -179,8 +214,8 @@ class _Conversation:
         """Whether the token before a character ends a turn: the one that ends others, or another one in its place."""
         place = self._edges.at(position)
         before, behind = self._ids[max(0, place - 1) : place], self._ids[place : place + 2]
-        usual = self._end_of_turn.id if self._end_of_turn else None
-        special = any(token in self._added and self._added[token].special for token in before)
+        usual = self._masker.end_of_turn.id if self._masker.end_of_turn else None
+        special = any(token in self._masker.added and self._masker.added[token].special for token in before)
         return before == [usual] or (special and usual not in behind)
 
     def reply(self, number: int) -> Span:
@@ -209,7 +244,7 @@ class _Conversation:
         """
         found, rest = None, said.rstrip()
         while token := self._closing(rest):
-            usual = self._end_of_turn is not None and token == self._end_of_turn.token
+            usual = self._masker.end_of_turn is not None and token == self._masker.end_of_turn.token
             found = len(rest) if found is None or usual else found
             if usual:
                 break
@@ -236,27 +271,7 @@ class _Conversation:
 
     def _closing(self, text: str) -> str:
         """The special token that a text ends with; empty where it ends otherwise."""
-        return next((token for token in self._specials if text.endswith(token)), "")
-
-    @cached_property
-    def _specials(self) -> tuple[str, ...]:
-        """The special tokens, and what ends a turn where that is not flagged as one; the longest first."""
-        held = {token.content for token in self._added.values() if token.special}
-        usual = self._end_of_turn.token if self._end_of_turn else None
-        return tuple(sorted(held | ({usual} if usual else set()), key=len, reverse=True))
-
-    @cached_property
-    def _end_of_turn(self) -> EndOfTurn | None:
-        """What the template ends a plain reply with; None where it has none by itself."""
-        try:
-            return end_of_turn(self._tokenizer, None, template=self._template)
-        except (InputError, Unsupported):
-            return None
-
-    @cached_property
-    def _added(self) -> dict[int, AddedToken]:
-        """The added tokens, which no text becomes by merging."""
-        return dict(self._tokenizer.added_tokens_decoder)
+        return next((token for token in self._masker.specials if text.endswith(token)), "")
 
     @cached_property
     def _turns(self) -> tuple[Turn, ...]:
@@ -282,34 +297,43 @@ class _Conversation:
         if (count, prompt) not in self._known:
             try:
                 self._known[count, prompt] = render(
-                    self._tokenizer,
+                    self._masker.tokenizer,
                     self._messages[:count],
                     tools=self._tools,
                     generation_prompt=prompt,
-                    template=self._template,
+                    template=self._masker.template,
                 )
             except InputError as error:
                 self._known[count, prompt] = error
         return self._known[count, prompt]
 
-    @cached_property
-    def _known(self) -> dict[tuple[int, bool], str | InputError]:
-        return {}
-
 
 class Edges:
     """Which token begins at a character, proven by making tokens of the text before it alone."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, added: dict[int, AddedToken] | None = None
+    ) -> None:
         self._tokenizer, self._text = tokenizer, text
-        self.ids, self._fixed = encode(tokenizer, text, special_tokens=False), {0: 0}
+        self._added = dict(tokenizer.added_tokens_decoder) if added is None else added
+        self._fixed = {0: 0}
         if tokenizer.is_fast:
-            self._fixed |= self._separators()
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            self.ids = list(encoded.input_ids)
+            self._fixed |= self._separators([start for start, _ in encoded.offset_mapping])
+        else:
+            self.ids = encode(tokenizer, text, special_tokens=False)
+        self._found: dict[int, int] = {}
 
     def at(self, position: int) -> int:
         """Raises Unsupported where the text before it is made of other tokens when the rest is there."""
         if position == len(self._text):
             return len(self.ids)
+        if position not in self._found:
+            self._found[position] = self._proven(position)
+        return self._found[position]
+
+    def _proven(self, position: int) -> int:
         start = max(place for place in self._fixed if place <= position)
         first, before = self._fixed[start], encode(self._tokenizer, self._text[start:position], special_tokens=False)
         if self.ids[first : first + len(before)] != before:
@@ -317,18 +341,18 @@ class Edges:
             raise _unproven(f"a token reaches across the border of “{near}” and “{far}”")
         return first + len(before)
 
-    def _separators(self) -> dict[int, int]:
+    def _separators(self, starts: list[int]) -> dict[int, int]:
         """Where the text falls apart: character → token of the special tokens in it.
 
         The text before one and the text from it on are made into tokens each by itself, so that no proof
         goes back to the beginning: for 20 turns of 200 tokens that takes 2 ms rather than 25.
         """
-        added = self._tokenizer.added_tokens_decoder
-        plain = {n: t.content for n, t in added.items() if not (t.lstrip or t.rstrip or t.single_word or t.normalized)}
-        encoded = self._tokenizer(self._text, add_special_tokens=False, return_offsets_mapping=True)
+        plain = {
+            n: t.content for n, t in self._added.items() if not (t.lstrip or t.rstrip or t.single_word or t.normalized)
+        }
         return {
             start: number
-            for number, (token, (start, _)) in enumerate(zip(self.ids, encoded.offset_mapping, strict=True))
+            for number, (token, start) in enumerate(zip(self.ids, starts, strict=True))
             if token in plain and self._text.startswith(plain[token], start)
         }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +15,6 @@ from studio.tokenizer.coverage import Coverage, coverage
 from studio.tokenizer.spelling import Spelling, spelling
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 TEXT_BYTES = 10_000_000
@@ -68,14 +69,13 @@ class Counts:
 class Tokenized:
     """A text and its tokens, in columns: `ids[i]` is the id of token i, and `starts[i]` where it begins in the text.
 
-    A token that is not of the text has the word -1. Without offsets, the columns but for `ids` and `special` are empty.
+    Without offsets, the columns but for `ids` and `special` are empty.
     """
 
     text: str
     ids: array[int]
     starts: array[int]
     ends: array[int]
-    words: array[int]
     special: bytes
     """1 where the tokenizer put the token around the text."""
     tokens: dict[int, str]
@@ -85,6 +85,8 @@ class Tokenized:
     spelling: Spelling | None
     covers: Coverage
     counts: Counts
+    encoding: Any = field(default=None, compare=False, repr=False)
+    """What the Rust half made of it, which is asked for the words of the tokens one looks at; None without one."""
 
     def window(self, start: int, count: int) -> tuple[Piece, ...]:
         """`count` pieces from `start` on; fewer at the end of the text."""
@@ -109,7 +111,7 @@ class Tokenized:
             utf8=tuple(self._bytes(token, kind)) if known else (),
             start=start,
             end=end,
-            word=self.words[index] if placed and self.words[index] >= 0 else None,
+            word=self.encoding.token_to_word(index) if placed else None,
             kind=kind,
             shared=start is not None and start < self._end_before(index),
         )
@@ -136,11 +138,16 @@ def check_text(text: str) -> int:
             "Delete it and type it anew; it often is an emoji that was cut in two.",
         ) from error
     if size > TEXT_BYTES:
-        raise InputError(
-            f"The text has {size / 1e6:,.1f} MB; at most {TEXT_BYTES / 1e6:g} MB are taken at once.",
-            "Take a part of it: the first megabyte shows how a text is read as well as all of it.",
-        )
+        raise too_long(f"{size / 1e6:,.1f} MB")
     return size
+
+
+def too_long(size: str) -> InputError:
+    """Why a text is refused that has so much, in words."""
+    return InputError(
+        f"The text has {size}; at most {TEXT_BYTES / 1e6:g} MB are taken at once.",
+        "Take a part of it: the first megabyte shows how a text is read as well as all of it.",
+    )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool = True) -> Tokenized:
@@ -154,15 +161,15 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: b
         return _without_offsets(tokenizer, text, size, special_tokens)
     with refusals():
         encoding = backend.encode(text, add_special_tokens=special_tokens)
-    ids, special = array("i", encoding.ids), bytes(encoding.special_tokens_mask)
-    starts, ends = _offset_columns(encoding.offsets)
-    words = _word_column(encoding.word_ids)
-    del encoding
+    ids = array("i", encoding.ids)
+    around = special_tokens and backend.num_special_tokens_to_add(False)
+    special = bytes(encoding.special_tokens_mask if around else len(ids))
+    starts, ends = _offset_columns(encoding, special)
     tokens = {id: backend.id_to_token(id) for id in _distinct(ids)}
     how = spelling(backend)
     kinds = _kinds(backend, how, tokens, unknown_id(backend))
     if how.byte_level:
-        for id in _distinct(_numbers(ids)[_overlapping(starts, ends)]):
+        for id in _distinct(_overlapping(ids, starts, ends)):
             if id not in kinds and not _is_text(how.bytes_of(tokens[id])):
                 kinds[id] = "byte"
     return Tokenized(
@@ -170,8 +177,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: b
         ids=ids,
         starts=starts,
         ends=ends,
-        words=words,
         special=special,
+        encoding=encoding,
         tokens=tokens,
         kinds=kinds,
         spelling=how,
@@ -196,7 +203,6 @@ def _without_offsets(tokenizer: PreTrainedTokenizerBase, text: str, size: int, s
         ids=ids,
         starts=nothing,
         ends=nothing,
-        words=nothing,
         special=special,
         tokens=tokens,
         kinds=kinds,
@@ -234,44 +240,46 @@ def _kinds(backend: Any, how: Spelling, tokens: dict[int, str], unknown: int | N
     return kinds
 
 
-def _offset_columns(offsets: list[tuple[int, int]]) -> tuple[array[int], array[int]]:
+def _offset_columns(encoding: Any, special: bytes) -> tuple[array[int], array[int]]:
+    """Where each token begins and ends. Those around the text, which are nowhere in it, have 0 and 0.
+
+    One token after the other: the list of all of them is 120 MB for 1 MB in characters, and takes half as long again.
+    """
     import numpy as np
 
-    both = np.fromiter(chain.from_iterable(offsets), dtype=np.int32, count=2 * len(offsets))
-    return array("i", both[::2].tobytes()), array("i", both[1::2].tobytes())
+    both = np.zeros((len(special), 2), dtype=np.int32)
+    for run in _runs(special):
+        flat = chain.from_iterable(map(encoding.token_to_chars, run))
+        both[run.start : run.stop] = np.fromiter(flat, dtype=np.int32, count=2 * len(run)).reshape(-1, 2)
+    return array("i", both[:, 0].tobytes()), array("i", both[:, 1].tobytes())
 
 
-def _word_column(words: list[int | None]) -> array[int]:
-    try:
-        return array("i", words)  # type: ignore[arg-type]
-    except TypeError:  # the tokens around a text belong to no word
-        return array("i", [-1 if word is None else word for word in words])
-
-
-def _numbers(column: array[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    import numpy as np
-
-    return np.frombuffer(column, dtype=np.int32) if column else np.zeros(0, dtype=np.int32)
+def _runs(special: bytes) -> Iterator[range]:
+    """The tokens of the text: what is between those that were put around it."""
+    begin = 0
+    while (end := special.find(1, begin)) >= 0:
+        yield range(begin, end)
+        begin = end + 1
+    yield range(begin, len(special))
 
 
 def _distinct(ids: Any) -> list[int]:
     import numpy as np
 
-    numbers = _numbers(ids) if isinstance(ids, array) else ids
-    distinct: list[int] = np.flatnonzero(np.bincount(numbers)).tolist() if len(numbers) else []
+    distinct: list[int] = np.flatnonzero(np.bincount(ids)).tolist()
     return distinct
 
 
-def _overlapping(starts: array[int], ends: array[int]) -> Any:
-    """Which tokens cover a character that the one before or after them covers too, as a mask."""
+def _overlapping(ids: array[int], starts: array[int], ends: array[int]) -> Any:
+    """The ids of the tokens that cover a character that the one before or after them covers too."""
     import numpy as np
 
-    first, last = _numbers(starts), _numbers(ends)
-    mask = np.zeros(len(first), dtype=bool)
+    first, last = np.asarray(starts), np.asarray(ends)
     before = (first[1:] < last[:-1]) & (last[1:] > first[1:])
+    mask = np.zeros(len(first), dtype=bool)
     mask[1:] |= before
     mask[:-1] |= before
-    return mask
+    return np.asarray(ids)[mask]
 
 
 def _is_text(raw: bytes) -> bool:
@@ -286,24 +294,48 @@ def _written(
     text: str, starts: array[int], ends: array[int], ids: array[int], tokens: dict[int, str], kinds: dict[int, Kind]
 ) -> int:
     """How many of the unknown tokens are the name of the unknown token itself, written in the text."""
+    import numpy as np
+
     unknown = next((id for id, kind in kinds.items() if kind == "unknown"), None)
     if unknown is None or tokens[unknown] not in text:
         return 0
-    found = (index for index in (_numbers(ids) == unknown).nonzero()[0].tolist())
+    found = np.flatnonzero(np.asarray(ids) == unknown).tolist()
     return sum(text[starts[index] : ends[index]].strip() == tokens[unknown] for index in found)
 
 
 def _counts(text: str, size: int, ids: array[int], special: bytes, kinds: dict[int, Kind], written: int) -> Counts:
     import numpy as np
 
-    often = np.bincount(_numbers(ids))
+    often = np.bincount(np.asarray(ids))
     of_kind = {kind: int(sum(often[id] for id, one in kinds.items() if one == kind)) for kind in ("unknown", "byte")}
     return Counts(
         characters=len(text),
         bytes=size,
-        words=len(text.split()),
+        words=_words(text),
         tokens=len(ids),
-        around=sum(special),
+        around=special.count(1),
         unknown=of_kind["unknown"] - written,
         byte_tokens=of_kind["byte"],
     )
+
+
+def _words(text: str) -> int:
+    """As many as `text.split()` gives, three times as fast: with it, 1 MB took 1 % longer in all."""
+    import numpy as np
+
+    characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    blank = _blanks()[np.minimum(characters, _LAST_BLANK + 1)]
+    begins = ~blank
+    begins[1:] &= blank[:-1]
+    return int(np.count_nonzero(begins))
+
+
+_LAST_BLANK = 0x3000
+"""The last character of Unicode that is a space, the ideographic one."""
+
+
+@cache
+def _blanks() -> Any:
+    import numpy as np
+
+    return np.array([chr(code).isspace() for code in range(_LAST_BLANK + 2)])

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from threading import Event
 from types import FrameType
 from typing import Any, cast
 
@@ -70,6 +71,19 @@ class TemplateFailed(Exception):
     def __init__(self, words: str, line: int | None, *, slow: bool = False) -> None:
         super().__init__(words, line)
         self.words, self.line, self.slow = words, line, slow
+
+
+_STOP: ContextVar[Event | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def ended_by(stop: Event) -> Iterator[None]:
+    """Within the block a template that runs comes to an end once `stop` is set, as if its time were over."""
+    token = _STOP.set(stop)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
 
 
 def run(source: str, variables: Mapping[str, Any], *, seconds: float) -> Rendered:
@@ -133,10 +147,10 @@ def _deadline(seconds: float) -> Iterator[None]:
     Templates become Python code when they are rendered, so a trace function sees each line of an endless loop. There is
     no other way to stop a thread that does not cooperate, and a process for each message would cost seconds.
     """
-    end = time.monotonic() + seconds
+    end, stop = time.monotonic() + seconds, _STOP.get()
 
     def check(_frame: FrameType, _event: str, _argument: Any) -> Any:
-        if time.monotonic() > end:
+        if time.monotonic() > end or (stop is not None and stop.is_set()):
             raise _TookTooLong
         return check
 

@@ -6,19 +6,27 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
 
-from studio import jobs
+from studio import jobs, keeping, merges, merging, runs
+from studio.dataset import Preparation, mapping_of
 from studio.errors import InputError
 from studio.events import Finished, TextDelta
+from studio.fields import from_query
 from studio.generation import GenerationSettings, Prompt
 from studio.jobs import GenerationRequest
-from studio.loading import AUTO
+from studio.loading import AUTO, LoadPlan
 from studio.memory import Question
-from studio.models import ModelRef
+from studio.merges import MergeOrder
+from studio.merges.adapters import named
+from studio.merges.order import with_fields
+from studio.models import DatasetRef, ModelRef
+from studio.runs.plain import as_plain
+from studio.settings import Settings
 from studio.tokenizer import Message
+from studio.training import DataSource, TrainingRun
 from studio.ui.handlers import MODEL_QUEUE, errors_as_dialogs, hub_token
 from studio.ui.model_strip import plan_for
 
@@ -31,6 +39,11 @@ def public_api() -> None:
     gr.api(generate, api_name="generate", **MODEL_QUEUE)
     gr.api(inspect, api_name="inspect")
     gr.api(estimate, api_name="estimate", concurrency_id="estimate", concurrency_limit=2)
+    gr.api(train, api_name="train", concurrency_id="runs", concurrency_limit=4)
+    gr.api(list_runs, api_name="runs", concurrency_id="runs", concurrency_limit=4)
+    gr.api(merge, api_name="merge", concurrency_id="runs", concurrency_limit=4)
+    gr.api(list_merges, api_name="merges", concurrency_id="runs", concurrency_limit=4)
+    gr.api(preview, api_name="preview", concurrency_id="preview", concurrency_limit=2)
     gr.api(tokenize, api_name="tokenize", concurrency_id="text", concurrency_limit=8)
 
 
@@ -82,9 +95,9 @@ def estimate(model: str, task: str = "train", device: str = "", more: str = "", 
     """Say what a model would take in memory to generate or to be trained: the peak by part, which devices it fits, the
     largest context and batch, and the smallest changes that make it fit. Downloads no weights.
 
-    `more` may have precision, double_quant, context, batch, reply,
-    cache_dtype, cache, method, rank, targets, dropout, adapter_dtype, kbit_preparation, optimizer, checkpointing,
-    attention, loss, packing, accumulation, autocast, devices, strategy and profile.
+    `more` may have precision, double_quant, context, batch, reply, cache_dtype, cache, offload, method, rank, targets,
+    dropout, adapter_dtype, kbit_preparation, optimizer, checkpointing, attention, loss, packing, accumulation,
+    autocast, devices, strategy and profile.
 
     Args:
         model: starter, a Hub id with an optional @revision, or sizes such as 8B, 32 layers
@@ -100,6 +113,113 @@ def estimate(model: str, task: str = "train", device: str = "", more: str = "", 
             found = [event.result for event in events if isinstance(event, Finished)]
     answer = found[0]
     return {"peak": answer.estimate.peak, "query": question.query, **dataclasses.asdict(answer)}
+
+
+def train(model: str, data: str, more: str = "", held_out: str = "", name: str = "") -> str:
+    """Begin a fine-tuning run in a process of its own and return its id; `/runs` tells how it stands.
+
+    `more` may have every field of the settings and of the preparation of a run, and precision.
+
+    Args:
+        model: starter, or a Hub id with an optional @revision
+        data: persona, orders, or a Hub id of a dataset
+        more: what is not as usual, as the query of a link: rank=8&epochs=1&limit=512&precision=nf4
+        held_out: a dataset to measure with; empty holds some rows of the other out
+        name: what to call the run
+    """
+    with errors_as_dialogs():
+        measure = DataSource(held_out) if held_out.strip() else None
+        run = TrainingRun(LoadPlan(ModelRef.parse(model)), (DataSource(data),), measure)
+        run = runs.with_fields(run, parse_qsl(more.removeprefix("?"), keep_blank_values=True))
+        id_ = runs.create(run, name=name)
+        runs.start(id_, token=hub_token())
+    return id_
+
+
+def list_runs(id: str = "") -> list[dict[str, Any]]:  # the word of the API
+    """Say how the fine-tuning runs stand: state, step, losses, the time that is left. The newest comes first.
+
+    Args:
+        id: that of one run; empty for all
+    """
+    with errors_as_dialogs():
+        found = [runs.of(id)] if id else [run for run in runs.listing() if isinstance(run, runs.Run)]
+        return [dataclasses.asdict(runs.summary(run)) for run in found]
+
+
+def merge(model: str, adapter: str, name: str, more: str = "") -> str:
+    """Begin to merge an adapter into its base, and to prove it, in a process of its own; `/merges` tells how it stands.
+
+    The merged model is kept under its name in the workspace. Returns the id of the merge. `more` may have dtype,
+    shard_size, prove, and, for an adapter that learnt on a quantized base, onto and precision.
+
+    Args:
+        model: the base: starter, or a Hub id with an optional @revision
+        adapter: the id of a run, or a Hub id with an optional @revision
+        name: what to call the merged model
+        more: what is not as usual, as the query of a link: dtype=fp32&onto=dequantized&precision=nf4
+    """
+    with errors_as_dialogs():
+        ref, run = named(adapter)
+        place = keeping.place(Settings.from_env().workspace, name)
+        order = MergeOrder(ModelRef.parse(model), ref, place, run=run)
+        order = with_fields(order, parse_qsl(more.removeprefix("?"), keep_blank_values=True))
+        id_ = merges.create(order)
+        merges.start(id_, token=hub_token())
+    return id_
+
+
+def list_merges(id: str = "") -> list[dict[str, Any]]:  # the word of the API
+    """Say how the merges stand: state, what came of each, and every check of its proof. The newest comes first.
+
+    Args:
+        id: that of one merge; empty for all
+    """
+    with errors_as_dialogs():
+        return [_told(each) for each in ([merges.of(id)] if id else merges.listing())]
+
+
+def _told(found: merges.Merge) -> dict[str, Any]:
+    outcome = found.outcome
+    proof = merging.read_proof(outcome.folder) if outcome else None
+    return {
+        "id": found.id,
+        "made": found.made,
+        "order": as_plain(found.order),
+        **as_plain(found.standing),
+        "outcome": as_plain(outcome) if outcome else None,
+        "proof": as_plain(proof) if proof else None,
+    }
+
+
+def preview(
+    data: str, model: str, row: int = 1, format: str = "", columns: str = "", settings: str = ""
+) -> dict[str, Any]:
+    """Show a row of a dataset as a model would learn it: the text, its tokens, which of them are trained on, where the
+    limit cuts, and why it would be left out. Downloads the dataset and the tokenizer, never the weights.
+
+    `settings` may have trained, limit, too_long, held_out, most_rows and seed.
+
+    Args:
+        data: persona, orders, or a Hub id with an optional @revision and :split
+        model: starter, or a Hub id with an optional @revision
+        row: which row, from 1
+        format: messages, sharegpt, alpaca, prompt-completion or text; empty to recognise the columns
+        columns: which column is what in that format: prompt=question, completion=answer
+        settings: how rows are made into examples, as the query of a link: limit=512&trained=last
+    """
+    with errors_as_dialogs():
+        work = jobs.preview(
+            DatasetRef.parse(data),
+            ModelRef.parse(model),
+            from_query(Preparation, settings),
+            row=row,
+            mapping=mapping_of(format, columns),
+            token=hub_token(),
+        )
+        with closing(work) as events:
+            found = [event.result for event in events if isinstance(event, Finished)]
+    return dataclasses.asdict(found[0])
 
 
 def tokenize(model: str, text: str, special_tokens: bool = True) -> dict[str, Any]:

@@ -1,18 +1,22 @@
-"""Several tokenizers on the same text, or on the same sentences in many languages."""
+"""Several tokenizers on the same text, the same rows, or the same sentences in many languages."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from studio import jobs
+from studio.jobs import Excerpt
+from studio.jobs.tokenizing import EXCERPT_BYTES
 from studio.models import ModelRef
 from studio.tokenizer.comparing import MOST, Comparison, Row
 from studio.tokenizer.samples import Sample, bundled
 from studio.ui import sheet, wording
+from studio.ui.dataset_chooser import chosen_rows
 from studio.ui.handlers import Update, answering, hub_token, on, on_cancel, told
 from studio.ui.model_strip import model_choices
 from studio.ui.tokenizer_panel import Panel
@@ -20,10 +24,22 @@ from studio.ui.tokenizer_panel import Panel
 _LONGEST_MEAN_WORD = 15
 """Characters: no language that parts its words has longer ones on the mean."""
 SAMPLES, TYPED = "Sample texts in many languages", "The text above"
+ROWS = "The rows under Your data"
 
 
-def compare_panel(model: gr.Dropdown, text: gr.Textbox) -> Panel:
-    """Draw the panel and connect it."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What the tokenizers are compared on."""
+
+    samples: Sequence[Sample]
+    name: str
+    """As it ends the sentence “needs the fewest tokens for”."""
+    note: str = ""
+    """What was left out."""
+
+
+def draw_compare() -> tuple[gr.Tab, dict[str, Any]]:
+    """Draw the panel; `connect_compare` brings it to life once the rows are there that it may be about."""
     with gr.Tab("Compare", id="compare") as tab:
         with gr.Row(elem_id="compare-what"):
             others = gr.Dropdown(
@@ -38,31 +54,54 @@ def compare_panel(model: gr.Dropdown, text: gr.Textbox) -> Panel:
                 min_width=260,
                 elem_id="compare-others",
             )
-            on_what = gr.Radio([SAMPLES, TYPED], value=SAMPLES, label="On", min_width=260, elem_id="compare-on")
+            on_what = gr.Radio([SAMPLES, TYPED, ROWS], value=SAMPLES, label="On", min_width=260, elem_id="compare-on")
         with gr.Row(elem_id="compare-buttons", elem_classes="button-row"):
             begin = gr.Button("Compare", variant="primary", min_width=140, scale=0, elem_id="compare-begin")
             stop = gr.Button("Stop", variant="stop", min_width=96, scale=0, visible=False, elem_id="compare-stop")
         note = gr.HTML("", elem_id="compare-note", elem_classes="note-line")
         found = gr.HTML("", elem_id="compared", elem_classes="bare")
-    outputs = {"others": others, "stop": stop, "note": note, "found": found}
-    asked = {"model": model, "others": others, "on_what": on_what, "text": text}
-    run = on(begin.click, compare, inputs=asked, outputs=outputs, concurrency_id="compare", concurrency_limit=4)
-    on_cancel(stop, [run], stopped, note=note, inputs={}, outputs=outputs)
-    return Panel(tab, offered, {}, {"others": others})
+    return tab, {"others": others, "on_what": on_what, "begin": begin, "stop": stop, "note": note, "found": found}
 
 
-def offered() -> Iterator[Update]:
+def connect_compare(
+    tab: gr.Tab, parts: dict[str, Any], model: gr.Dropdown, text: gr.Textbox, rows: dict[str, Any]
+) -> Panel:
+    """Connect the panel. `rows` are the widgets that say which rows are chosen, as `chosen_rows` takes them."""
+    outputs = {name: parts[name] for name in ("others", "stop", "note", "found")}
+    asked = {"model": model, "others": parts["others"], "on_what": parts["on_what"], "text": text, **rows}
+    run = on(
+        parts["begin"].click, compare, inputs=asked, outputs=outputs, concurrency_id="compare", concurrency_limit=4
+    )
+    on_cancel(parts["stop"], [run], stopped, note=parts["note"], inputs={}, outputs=outputs)
+    return Panel(tab, names_offered, {}, {"others": parts["others"]})
+
+
+def names_offered() -> Iterator[Update]:
     """What can be chosen without the network."""
     yield {"others": gr.update(choices=model_choices())}
 
 
 @answering
-def compare(*, model: str | None, others: list[str], on_what: str, text: str) -> Iterator[Update]:
+def compare(*, model: str | None, others: list[str], on_what: str, text: str, **rows: Any) -> Iterator[Update]:
     """Hold the tokenizers against each other."""
     refs = [ModelRef.parse(name) for name in (model or "", *others)]
-    samples = bundled() if on_what == SAMPLES else (Sample("Your text", (text or "",)),)
-    found: Comparison = yield from told(jobs.compare_tokenizers(refs, samples, token=hub_token()))
-    yield {"found": comparison(found), "note": ""}
+    if on_what == SAMPLES:
+        on_these = Compared(bundled(), "all samples together")
+    elif on_what == TYPED:
+        on_these = Compared((Sample("Your text", (text or "",)),), "this text")
+    else:
+        on_these = yield from _rows_to_compare_on(**rows)
+    found: Comparison = yield from told(jobs.compare_tokenizers(refs, on_these.samples, token=hub_token()))
+    yield {"found": comparison(found, on_these.name), "note": wording.done(on_these.note) if on_these.note else ""}
+
+
+def _rows_to_compare_on(**chosen: Any) -> Generator[Update, None, Compared]:
+    rows = yield from chosen_rows(**chosen)
+    taken: Excerpt = yield from told(jobs.excerpt(rows))
+    if taken.rows == rows.count:
+        return Compared(taken.samples, f"{rows.name}, {rows.count:,} row{'' if rows.count == 1 else 's'}")
+    name = f"the first {taken.rows:,} of {rows.count:,} rows of {rows.name}"
+    return Compared(taken.samples, name, f"Compared on {wording.size(EXCERPT_BYTES)} of text, which is {name}.")
 
 
 def stopped() -> Update:
@@ -70,16 +109,16 @@ def stopped() -> Update:
     return {"stop": gr.update(visible=False), "note": wording.done("Stopped.")}
 
 
-def comparison(found: Comparison) -> str:
-    """A comparison as HTML, every name escaped."""
-    parts = [_headline(found), _contenders(found), _rows(found), _overlaps(found), _differences(found)]
+def comparison(found: Comparison, texts: str) -> str:
+    """A comparison on `texts` as HTML, every name escaped."""
+    parts = [_headline(found, texts), _contenders(found), _rows(found), _overlaps(found), _differences(found)]
     return f'<div class="sheet">{"".join(parts)}</div>'
 
 
-def _headline(found: Comparison) -> str:
+def _headline(found: Comparison, texts: str) -> str:
     sums = [sum(row.counts[place].tokens for row in found.rows) for place in range(len(found.tokenizers))]
     best = min(range(len(sums)), key=sums.__getitem__)
-    name, texts = found.tokenizers[best].name, "all samples together" if len(found.rows) > 1 else "this text"
+    name = found.tokenizers[best].name
     if len(sums) == 1:
         alone = "Add another model above to see the two beside each other."
         return sheet.headline(f"{name} makes {sums[0]:,} tokens of {texts}", alone, good=True)

@@ -12,6 +12,9 @@ from studio.errors import InputError
 
 Settings = TypeVar("Settings")
 
+_MOST_STOPS = 300_000
+"""Of a slider. One with more has none for most values on any screen; the box beside it serves the others."""
+
 
 def widgets(
     settings: type, *, only: Collection[str] | None = None, but: Collection[str] = (), prefix: str = "setting"
@@ -45,12 +48,23 @@ def _widget(field: dataclasses.Field[Any], prefix: str) -> gr.components.Compone
     if field.default is None:
         # Not gr.Number: that one shows, and sends, 0 for "not set".
         return gr.Textbox(**common, max_lines=1, placeholder="not set")
+    if _is_wide(field):
+        # Bounds are the field's concern: Gradio would show its own dialog, which does not name the field.
+        return gr.Number(**common, precision=0 if isinstance(field.default, int) else None)
     return gr.Slider(**common, minimum=facts["min"], maximum=facts["max"], step=facts.get("step", 1))
+
+
+def _is_wide(field: dataclasses.Field[Any]) -> bool:
+    """Whether no hand can set the number on a slider: there is no step to go by, or there are far too many."""
+    facts = field.metadata
+    if isinstance(field.default, float):
+        return "step" not in facts
+    return bool(facts["max"] - facts["min"] > _MOST_STOPS)
 
 
 def _value(field: dataclasses.Field[Any], value: Any) -> Any:
     if field.default is not None or value is None:
-        return value
+        return float(value) if isinstance(field.default, float) and type(value) is int else value
     text = str(value).strip()
     try:
         return int(text) if text else None

@@ -34,6 +34,8 @@ EXAMPLES = (
     "What can you do?",
 )
 CHAT, COMPLETION = "Chat", "Completion"
+PACE = 20_000
+"""Characters a second that a browser draws with ease. It draws all of a reply for each piece, and Stop has to wait."""
 KEEP_SECONDS = 1.0
 """How often a reply that is being written is kept in the browser tab, for a reload."""
 
@@ -283,13 +285,17 @@ def _go_on(draft: str, asked: _Asked) -> Iterator[Update]:
 
 def _streamed(request: GenerationRequest) -> Iterator[str | Update]:
     """All text so far each time there is more of it; what to show beside it in between, and the numbers at the end."""
-    text, shown = "", ""
+    text, shown, drawn, since = "", "", "", time.monotonic()
     with closing(jobs.generate(request, token=hub_token())) as events:
         for event in events:
+            if isinstance(event, TextDelta):
+                text += event.text
+            due = time.monotonic() - since > len(text) / PACE or isinstance(event, Finished)
+            if text != drawn and due:
+                drawn, since = text, time.monotonic()
+                yield text
             match event:
-                case TextDelta(piece, tokens):
-                    text += piece
-                    yield text
+                case TextDelta(_, tokens):
                     words = wording.note(f"Writing… {tokens:,} tokens")
                 case Finished(result):
                     words = wording.reply_facts(result)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import get_blocks_context
 
 from studio import hub
 from studio.errors import StudioError
@@ -26,7 +27,8 @@ Result = TypeVar("Result")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
 """Events that need the model. They are let in together: the session keeps the line, and says who is in front."""
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+CHANGING: dict[str, Any] = {"allow_custom_value": True}
+"""Of a drop-down whose choices change: Gradio would end an event with an error that still sends one of before."""
 
 Update = dict[str, Any]
 """What a handler wants changed: the name of an output → its new value. What is not named stays."""
@@ -41,7 +43,7 @@ def on(
     **options: Any,
 ) -> Any:
     """Listen to events: `inputs` become the handler's keywords, and what it returns is named by `outputs`."""
-    options = _QUIET | options
+    options = _quiet() | options
     return gr.on(triggers, _named(handler, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **options)
 
 
@@ -60,7 +62,20 @@ def on_cancel(
     """
     button.click(None, js=f"() => {json.dumps(wording.note('Stopping…'))}", outputs=note, cancels=runs)
     for run in runs:
-        run.failure(_named(ended, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), queue=False, **_QUIET)
+        quiet = {"queue": False, **_quiet()}
+        run.failure(_named(ended, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **quiet)
+
+
+def _quiet() -> dict[str, Any]:
+    """Options of an event that shows no progress of Gradio's and is no endpoint.
+
+    Gradio brings every output of every event up to date with each message, hidden or not, and looks for each of them in
+    the whole page: replies were written ten times slower for it. So all events name the page's first component alone.
+    """
+    page = get_blocks_context()
+    assert page is not None
+    first = next((block for block in page.blocks.values() if isinstance(block, gr.HTML)), None)
+    return {"show_progress": "hidden", "show_progress_on": first, "api_visibility": "private"}
 
 
 def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[..., Any]:

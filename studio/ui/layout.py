@@ -12,9 +12,11 @@ from studio.ui.generation_tab import generation_tab
 from studio.ui.handlers import Update, on
 from studio.ui.loading_tab import loading_tab
 from studio.ui.memory_tab import memory_tab
+from studio.ui.merging_tab import merging_tab
 from studio.ui.model_strip import connect_strip, draw_strip
 from studio.ui.theme import ICON, SCRIPT, STYLE, theme
 from studio.ui.tokenizer_tab import tokenizer_tab
+from studio.ui.training_tab import training_tab
 
 TITLE = "Transformers Studio"
 TAGLINE = "From a model’s name to your own tuned model, measured at every step"
@@ -36,9 +38,11 @@ def build() -> gr.Blocks:
         strip = draw_strip()
         showing = gr.State("Generate")
         with gr.Tabs(selected="generation", elem_id="tabs") as tabs:
-            tokenizer_tab(strip.parts["model"], showing)
-            memory_tab(page, tabs, strip.chosen, showing)
+            handed = {"cut": tokenizer_tab(strip.parts["model"], showing)}
+            handed["question"] = memory_tab(page, tabs, strip.chosen, showing)
             how = loading_tab(strip.chosen, strip.made_for)
+            training_tab(page, tabs, strip, how, showing, handed)
+            merging_tab(page, tabs, strip, showing)
             generation_tab(page, strip.plan, strip.made_for)
         on(tabs.select, opened_tab, inputs={}, outputs={"showing": showing}, queue=False)
         connect_strip(page, strip, how)

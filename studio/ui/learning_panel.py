@@ -10,14 +10,15 @@ from typing import Any
 import gradio as gr
 
 from studio import jobs
-from studio.dataset import Rows
 from studio.errors import InputError
 from studio.models import ModelRef
 from studio.tokenizer import Learned, Recipe
 from studio.tokenizer.pieces import tokenize
 from studio.ui import form, learning_view, wording
-from studio.ui.data_panel import DataPanel, Looked, offered
-from studio.ui.handlers import Update, answering, hub_token, on, on_cancel, told
+from studio.ui.data_panel import DataPanel
+from studio.ui.dataset_chooser import chosen_rows
+from studio.ui.handlers import CHANGING, Update, answering, hub_token, on, on_cancel, told
+from studio.ui.model_strip import model_choices
 from studio.ui.tokenizer_panel import Panel, opened
 
 ROWS, FILES = "The rows under Your data", "Text files"
@@ -62,7 +63,7 @@ def learning_panel(model: gr.Dropdown, text: gr.Textbox, data: DataPanel) -> Pan
     outputs = {**shown, "stop": stop, "use": use, "note": note, "found": found, "made": made}
     recipe = {f"recipe_{field}": widget for field, widget in recipe.items()}
     asked = {**source, **recipe, **data.chosen, "learned_name": name, "model": model, "text": text}
-    run = on(begin.click, train, inputs=asked, outputs=outputs, **_QUEUE)
+    run = on(begin.click, train_tokenizer, inputs=asked, outputs=outputs, **_QUEUE)
     on_cancel(stop, [run], stopped, note=note, inputs={}, outputs=outputs)
     on(
         source["learn_from"].input,
@@ -83,7 +84,7 @@ def _source_widgets() -> dict[str, Any]:
             value=ALL_COLUMNS,
             label="Column",
             info="Text, or the turns of a conversation",
-            allow_custom_value=True,
+            **CHANGING,
             min_width=220,
             elem_id="learn-column",
         )
@@ -104,7 +105,7 @@ def show(*, measured: jobs.Measured | None) -> Iterator[Update]:
 
 
 @answering
-def train(
+def train_tokenizer(
     *, learn_from: str, column: str, files: list[str] | None, learned_name: str, model: str, text: str, **values: Any
 ) -> Iterator[Update]:
     """Train, and show what came of it."""
@@ -123,13 +124,9 @@ def train(
     }
 
 
-def _written(
-    column: str, *, split: str | None, looked: Looked | None, **named: Any
-) -> Generator[Update, None, jobs.Written]:
+def _written(column: str, **data: Any) -> Generator[Update, None, jobs.Written]:
     """A column of the rows that are chosen under Your data."""
-    offer = yield from offered(looked=looked, **named)
-    known = looked is not None and looked.offer is offer
-    rows: Rows = yield from told(jobs.read_rows(offer, split if known else None, token=hub_token()))
+    rows = yield from chosen_rows(**data)
     if column not in (ALL_COLUMNS, *rows.columns):
         raise InputError(
             f"{rows.name} has no column {column!r}.", f"Its columns are {', '.join(rows.columns)}: choose one of them."
@@ -148,7 +145,10 @@ def used(*, made: str | None) -> Update:
     """Put the new tokenizer into the strip, so that every panel speaks of it."""
     if not made:
         return {}
-    return {"model": made, "note": wording.done(f"{Path(made).name} is chosen above: every panel speaks of it now.")}
+    return {
+        "model": gr.update(choices=model_choices(), value=made),
+        "note": wording.done(f"{Path(made).name} is chosen above: every panel speaks of it now."),
+    }
 
 
 def stopped() -> Update:

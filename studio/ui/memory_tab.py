@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import gradio as gr
 
-from studio import advice, jobs, memory
+from studio import advice, compute, jobs, memory
 from studio.errors import InputError, StudioError
 from studio.jobs import Answer
-from studio.loading import AUTO
+from studio.loading import AUTO, best_precision
 from studio.memory import DEVICES, THIS, Point, Question
 from studio.models import Precision
 from studio.ui import form, memory_view, wording
+from studio.ui.handed import Handed
 from studio.ui.handlers import Update, answering, hub_token, on, on_cancel, told
 
 LABEL, TAB_ID = "Memory", "memory"
@@ -32,14 +33,18 @@ _COPY = f"""(query) => {{
 }}"""
 
 
-def memory_tab(page: gr.Blocks, tabs: gr.Tabs, chosen: dict[str, Any], showing: gr.State) -> None:
-    """Draw the tab and connect it. `chosen` are the strip's model and precision; `showing` which tab is open."""
+def memory_tab(page: gr.Blocks, tabs: gr.Tabs, chosen: dict[str, Any], showing: gr.State) -> Handed:
+    """Draw the tab and connect it. `chosen` are the strip's model and precision; `showing` which tab is open.
+
+    Returns the Question that fits, for the tab that trains.
+    """
     with gr.Tab(LABEL, id=TAB_ID) as tab, gr.Row(elem_id="memory-row"):
         with gr.Column(scale=7, min_width=320):
             shown = _answers()
         with gr.Column(scale=3, min_width=280, elem_id="memory-knobs"):
             knobs = _knobs()
             asked = gr.Textbox(visible="hidden", label="Asked")
+            shown["question"] = gr.State(None)
     inputs = {**chosen, **knobs}
     # One listener for all of them: of several, one that began with the knobs half set could answer last.
     watched = [widget.change for name, widget in inputs.items() if name != "typed"]
@@ -53,6 +58,7 @@ def memory_tab(page: gr.Blocks, tabs: gr.Tabs, chosen: dict[str, Any], showing: 
     shown["copy"].click(None, inputs=shown["link"], js=_COPY)
     on(shown["copy"].click, link_copied, inputs={}, outputs={"note": shown["note"]}, queue=False)
     on(page.load, from_link, inputs={}, outputs={**settings, "tabs": tabs, "showing": showing, "asked": asked})
+    return Handed(shown["question"], shown["send"])
 
 
 def _answers() -> dict[str, Any]:
@@ -63,6 +69,7 @@ def _answers() -> dict[str, Any]:
                 "Run the step on empty tensors", min_width=290, scale=0, variant="primary", elem_id="rehearse"
             ),
             "apply": gr.Button("Apply the changes", min_width=190, scale=0, visible=False, elem_id="apply-changes"),
+            "send": gr.Button("Fine-tune with it", min_width=170, scale=0, visible=False, elem_id="memory-send"),
             "copy": gr.Button("Copy link", min_width=110, scale=0, elem_id="copy-link"),
             "stop": gr.Button("Stop", variant="stop", min_width=96, scale=0, visible=False, elem_id="stop-rehearsal"),
         }
@@ -77,6 +84,7 @@ def _answers() -> dict[str, Any]:
         plain: dict[str, Any] = {"y": "GB", "y_lim": [0, None], "height": 220, "min_width": 280, "visible": False}
         shown["over_context"] = gr.LinePlot(x="Context", title="Peak over the context", **plain)
         shown["over_batch"] = gr.LinePlot(x="Batch", title="Peak over the batch", **plain)
+    shown["record"] = gr.HTML("", elem_id="memory-record", elem_classes="bare")
     return shown
 
 
@@ -132,8 +140,23 @@ def _knobs() -> dict[str, Any]:
 def question_of(*, model: str | None, precision: str, typed: str | None, **knobs: Any) -> Question:
     """What the widgets ask. Raises InputError, naming the field, for what is no question."""
     whole = {name: _whole(name, knobs[name]) for name in ("context", "batch", "rank")}
-    held = Precision.BF16 if precision == AUTO else Precision(precision)
+    held = _settled(knobs["device"]) if precision == AUTO else Precision(precision)
     return Question(model=(typed or "").strip() or (model or "").strip(), precision=held, **knobs | whole)
+
+
+def _settled(device: str) -> Precision:
+    """What loading takes on a device where the precision is left to it; bf16 where no device is named."""
+    if not device:
+        return Precision.BF16
+    place = memory.device(device)
+    return best_precision(compute.Machine(place.kind, place.name, place.usable, has_bf16=place.bf16))[0]
+
+
+def _asked(**values: Any) -> Generator[Update, None, Question]:
+    """The question of the widgets, once this machine can be asked what it computes in."""
+    for event in compute.imports():
+        yield {"note": wording.progress(event)}
+    return question_of(**values)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -160,7 +183,7 @@ def ask_while_open(*, showing: str, **values: Any) -> Iterator[Update]:
 def ask(**values: Any) -> Iterator[Update]:
     """Answer what the widgets ask, in closed form."""
     try:
-        question = question_of(**values)
+        question = yield from _asked(**values)
         yield _drawn((yield from told(jobs.estimate(question, token=hub_token()))))
     except StudioError as error:
         yield {**_nothing(), "note": wording.problem(error)}
@@ -169,7 +192,7 @@ def ask(**values: Any) -> Iterator[Update]:
 @answering
 def rehearse(**values: Any) -> Iterator[Update]:
     """Carry out the real step on tensors without content, and show it beside the formula."""
-    question = question_of(**values)
+    question = yield from _asked(**values)
     yield _drawn((yield from told(jobs.estimate(question, token=hub_token(), dry=True))))
 
 
@@ -181,7 +204,8 @@ def stopped() -> Update:
 def apply(**values: Any) -> Iterator[Update]:
     """Set the knobs, and the strip's precision, to what makes it fit the device; they bring the answer."""
     try:
-        found: Answer = yield from told(jobs.estimate(question_of(**values), token=hub_token()))
+        question = yield from _asked(**values)
+        found: Answer = yield from told(jobs.estimate(question, token=hub_token()))
     except StudioError as error:
         yield {"note": wording.problem(error)}
         return
@@ -228,9 +252,12 @@ def _drawn(found: Answer) -> Update:
         "answer": memory_view.answer(found, rules),
         "fitting": memory_view.fitting(found),
         "verdicts": memory_view.devices(found.fits),
+        "record": memory_view.record(jobs.record(), found.fits[0].name),
         "over_context": _curve("Context", found.over_context),
         "over_batch": _curve("Batch", found.over_batch),
         "apply": gr.update(visible=bool(way and way.changes)),
+        "question": way.question if way else found.question,
+        "send": gr.update(visible=found.question.task == "train"),
         "link": found.question.query,
         "note": "",
     }
@@ -239,7 +266,17 @@ def _drawn(found: Answer) -> Update:
 def _nothing() -> Update:
     """The tab without an answer."""
     hidden = gr.update(visible=False)
-    return {"answer": "", "fitting": "", "verdicts": "", "over_context": hidden, "over_batch": hidden, "apply": hidden}
+    return {
+        "answer": "",
+        "fitting": "",
+        "verdicts": "",
+        "record": "",
+        "over_context": hidden,
+        "over_batch": hidden,
+        "apply": hidden,
+        "question": None,
+        "send": hidden,
+    }
 
 
 def _curve(axis: str, points: Sequence[Point]) -> Any:

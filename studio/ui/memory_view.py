@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from studio.advice import Advice
 from studio.jobs import Answer, Fit
-from studio.memory import Estimate, Facts, Fitting, Note, parameters_by_module
+from studio.memory import Accuracy, Correction, Entry, Estimate, Facts, Fitting, Note, Record, parameters_by_module
 from studio.ui import sheet, wording
 
 _WORDS = {
@@ -31,6 +31,8 @@ _KINDS = {
     "shared": "the cache of another layer",
 }
 _MOST_MODULES = 12
+_WORK = {"load": ("Load", "Loads"), "run": ("Run", "Runs")}
+_MOST_ENTRIES = 6
 
 
 def answer(found: Answer, rules: Sequence[Advice]) -> str:
@@ -38,14 +40,21 @@ def answer(found: Answer, rules: Sequence[Advice]) -> str:
     trusted = found.estimate
     task = "to train" if found.question.task == "train" else "to generate"
     trained = f" · {wording.count(trusted.trainable)} of them trained" if trusted.trainable else ""
-    first = f"{wording.size(trusted.peak)} {task} {found.model}"
+    first = f"{wording.size(trusted.peak)} {task} {found.model} in {_held(found)}"
     second = (
         f"at the fullest moment, {trusted.moment} · told by {_ENGINES[trusted.engine]} · "
         f"{wording.count(trusted.parameters)} parameters{trained}"
     )
     wanted = found.question.device or found.fits[0].device
     head = sheet.headline(first, second, good=any(f.device == wanted and f.verdict in _GOOD for f in found.fits))
-    parts = [head, _stack(trusted), _engines(found), _notes(trusted.notes), "".join(map(sheet.advice, rules))]
+    parts = [
+        head,
+        _corrected(found),
+        _stack(trusted),
+        _engines(found),
+        _notes(trusted.notes),
+        "".join(map(sheet.advice, rules)),
+    ]
     folds = [
         sheet.folded("Its architecture, exactly", _architecture(found.facts)),
         sheet.folded("Download and disk", _disk(found)),
@@ -53,12 +62,18 @@ def answer(found: Answer, rules: Sequence[Advice]) -> str:
     return f'<div class="sheet memory-answer">{"".join(parts)}{"".join(folds)}</div>'
 
 
+def _held(found: Answer) -> str:
+    """What the weights are in; a checkpoint that was quantized before is that, whatever was chosen."""
+    return found.facts.quantization or str(found.question.precision)
+
+
 def devices(fits: Iterable[Fit]) -> str:
     """Every device with its verdict."""
     rows = "".join(
         f'<tr data-verdict="{fit.verdict}"><td>{html.escape(_device(fit))}</td><td><b>{_WORDS[fit.verdict]}</b></td>'
-        f"<td>{_share(fit)}</td><td>{wording.size(fit.peak)} of {wording.size(fit.usable)}"
-        f"{'' if fit.measured else ', by its data sheet'}</td></tr>"
+        f"<td>{_share(fit)}</td><td>{wording.size(fit.corrected)} of {wording.size(fit.usable)}"
+        f"{'' if fit.measured else ', by its data sheet'}"
+        f"{f', corrected from {wording.size(fit.peak)}' if _is_seen(fit) else ''}</td></tr>"
         for fit in fits
     )
     head = "<tr><th>Device</th><th>Verdict</th><th>Share</th><th>Takes</th></tr>"
@@ -71,18 +86,74 @@ def fitting(found: Answer) -> str:
     if found.limits is None:
         return ""
     limits = found.limits
-    name = next(fit.name for fit in found.fits if fit.device == limits.fitting.device)
+    place = next(fit for fit in found.fits if fit.device == limits.fitting.device)
+    more = place.correction.bytes if place.correction else 0
     told = [
         (f"{limits.context:,}" if limits.context else "none", "longest context that fits"),
         (f"{limits.batch:,}" if limits.batch else "none", "largest batch that fits"),
     ]
-    return f'<div class="sheet fitting">{_way(limits.fitting, name)}{wording.facts(told)}</div>'
+    return f'<div class="sheet fitting">{_way(limits.fitting, place.name, more)}{wording.facts(told)}</div>'
 
 
-def _way(found: Fitting, name: str) -> str:
+def record(kept: Record, device: str) -> str:
+    """How right the estimates were on this machine, by kind of work, and the last ones; nothing where none is kept."""
+    here = [accuracy for accuracy in kept.accuracies if accuracy.device == device]
+    if not here:
+        return ""
+    parts = "".join(
+        _accuracy(each, [e for e in kept.recent if (e.work, e.device) == (each.work, device)]) for each in here
+    )
+    damaged = wording.done(f"{kept.damaged:,} lines of the record could not be read.") if kept.damaged else ""
+    return f'<div class="sheet record"><h4>How right it was on this machine</h4>{parts}{damaged}</div>'
+
+
+def _accuracy(of: Accuracy, last: Sequence[Entry]) -> str:
+    one, many = _WORK[of.work]
+    counted = f"{of.entries:,} {(many if of.entries > 1 else one).lower()} on this machine"
+    told = f"{counted}, median error {of.median_error:.1%}, worst {of.worst_error:.1%}"
+    learned = _constant(of.correction) if of.correction else "no constant to correct by"
+    rows = [
+        (
+            entry.model or "a folder",
+            entry.precision,
+            wording.size(entry.predicted),
+            wording.size(entry.measured),
+            f"{entry.error:+.1%}" if abs(entry.error) >= 0.0005 else "none",
+        )
+        for entry in last[:_MOST_ENTRIES]
+    ]
+    head = ("Model", "Precision", "Predicted", "Measured", "Error")
+    return wording.facts([(told, learned)]) + (sheet.table(head, rows) if rows else "")
+
+
+def _constant(learned: Correction) -> str:
+    """What a device held beyond the estimates, and how often: this machine took 212 MB more in 9 of 9 loads."""
+    more = f"{wording.size(abs(learned.bytes))} {'more' if learned.bytes > 0 else 'less'}"
+    return f"this machine took {more} in {learned.entries} of {learned.entries} {_WORK[learned.work][1].lower()}"
+
+
+def _corrected(found: Answer) -> str:
+    """The peak on this machine with what was learned of it, and why; nothing where that is nothing."""
+    fit = found.fits[0]
+    if fit.correction is None or not _is_seen(fit):
+        return ""
+    return wording.caution(
+        f"On this machine {wording.size(fit.corrected)}, corrected from {wording.size(fit.peak)}: "
+        f"{_constant(fit.correction)}. The bar and the other devices are not corrected."
+    )
+
+
+def _is_seen(fit: Fit) -> bool:
+    """Whether a correction shows in the digits that are drawn."""
+    return wording.size(fit.corrected) != wording.size(fit.peak)
+
+
+def _way(found: Fitting, name: str, more: int) -> str:
+    """`more` is what was learned of the device and is held there beside the peak."""
+    peak = wording.size(found.estimate.peak + more)
     if found.changes:
         count = len(found.changes)
-        after = f"{wording.size(found.estimate.peak)} then: {_WORDS[found.verdict]}"
+        after = f"{peak} then, by the formula: {_WORDS[found.verdict]}"
         head = sheet.headline(f"{count} change{'s' * (count > 1)} and it fits {name}", after, good=True)
         rows = "".join(
             f"<li><b>{html.escape(', '.join(_changed(n, v) for n, v in change.values))}</b> saves "
@@ -91,8 +162,8 @@ def _way(found: Fitting, name: str) -> str:
             for change in found.changes
         )
         return f'{head}<ul class="findings">{rows}</ul>'
-    size = f"{wording.size(found.estimate.peak)} at the peak"
-    if found.verdict in _GOOD and not found.offloaded:
+    size = f"{peak} at the peak, by the formula"
+    if found.verdict in _GOOD:
         return sheet.headline(f"It fits {name} as it is", size, good=True)
     return sheet.headline(f"No four changes make it fit {name}", f"{size}; choose a larger device", good=False)
 
@@ -107,7 +178,7 @@ def _device(fit: Fit) -> str:
 
 
 def _share(fit: Fit) -> str:
-    share = fit.peak / max(1, fit.usable)
+    share = fit.corrected / max(1, fit.usable)
     return f"{share:.0%}" if share < 9.995 else f"{share:.0f} times"
 
 
@@ -124,6 +195,8 @@ def _stack(trusted: Estimate) -> str:
     )
     moments = ", ".join(f"{m.name} {wording.size(m.bytes)}" for m in trusted.moments[1:5])
     others = f"<small>The other moments: {html.escape(moments)}.</small>" if moments else ""
+    if trusted.offloaded:
+        others += f"<small><b>{wording.size(trusted.offloaded)}</b> more lie in main memory.</small>"
     return (
         f'<div class="stack"><div class="cells" role="img" aria-label="Memory by part">{cells}</div>'
         f"<ul>{legend}</ul>{others}</div>"
@@ -141,8 +214,9 @@ def _engines(found: Answer) -> str:
         return ""
     if found.closed_form is None or found.difference is None:
         return wording.done(f"The formula has no answer. {found.no_closed_form}")
+    formula = found.dry_run.peak * (1 + found.difference)  # on no device in particular, as the dry run
     words = (
-        f"The dry run says {wording.size(found.dry_run.peak)}, the formula {wording.size(found.closed_form.peak)}: "
+        f"The dry run says {wording.size(found.dry_run.peak)}, the formula {wording.size(formula)}: "
         f"{abs(found.difference):.1%} apart"
     )
     if found.is_apart:

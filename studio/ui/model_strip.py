@@ -14,8 +14,9 @@ import gradio as gr
 from studio import compute, hub, jobs
 from studio.errors import StudioError
 from studio.events import Finished
-from studio.keeping import kept_models
+from studio.keeping import kept_models, kept_tokenizers
 from studio.loading import AUTO, LoadPlan, Placement, Quantization, Resident
+from studio.merging.outcome import merged_models
 from studio.models import STARTER, ModelRef, Precision
 from studio.settings import Settings
 from studio.ui import form, wording
@@ -100,13 +101,18 @@ def _made_for(resident: Resident) -> str:
     return f"{'chat' if resident.has_chat_template else 'text'} {held} {resident.plan.model}"
 
 
-def model_choices() -> list[str]:
-    """The starter, what was kept, and what the Hub's cache holds; visitors of a shared machine see the starter."""
+def model_choices() -> list[str | tuple[str, str]]:
+    """The starter, what was kept, merged or trained here, and the Hub's cache; visitors see the starter alone.
+
+    What was trained is a tokenizer by itself, and goes by its name.
+    """
     settings = Settings.from_env()
     if settings.shared:
         return [str(STARTER)]
     kept = [str(model.folder) for model in kept_models(settings.workspace)]
-    return [str(STARTER), *kept, *(str(model.ref) for model in hub.cached_models())]
+    merged = [str(folder) for folder in merged_models(settings.workspace)]
+    trained = [(f"{folder.name} (tokenizer)", str(folder)) for folder in kept_tokenizers(settings.workspace)]
+    return [str(STARTER), *kept, *merged, *trained, *(str(model.ref) for model in hub.cached_models())]
 
 
 def plan_for(model: str, precision: str, *, attention: str = AUTO, **how: Any) -> LoadPlan:

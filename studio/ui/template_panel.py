@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import update_wrapper
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -14,8 +17,9 @@ from studio.heartbeat import patiently
 from studio.jobs import Asked, Opened
 from studio.jobs.conversing import Refusal
 from studio.tokenizer import NamedTemplate, Trained, mask_conversation, read_tools, templates, try_template
+from studio.tokenizer.sandbox import ended_by
 from studio.ui import template_view, turns, wording
-from studio.ui.handlers import Update, on, told
+from studio.ui.handlers import CHANGING, Update, on, on_cancel, told
 from studio.ui.tokenizer_panel import TEXT_QUEUE, Panel, opened
 
 EXAMPLE: tuple[turns.Turn, ...] = (
@@ -59,7 +63,24 @@ PLAIN = """{%- for message in messages %}
 {%- endif %}
 """
 """What a model without a template may be given to try."""
+Updates = Generator[Update, None, None]
 _TRAINED: dict[str, Trained] = {"All replies": "assistant", "Last reply": "last", "Everything": "all"}
+
+
+def _stoppable(handler: Callable[..., Updates]) -> Callable[..., Iterator[Update]]:
+    """Show the output `stop` from the first progress on until the handler is through."""
+
+    def run(**values: Any) -> Iterator[Update]:
+        offered = False
+        with closing(handler(**values)) as updates:
+            for update in updates:
+                slow = not offered and any("<progress" in str(update.get(part, "")) for part in ("note", "trial"))
+                offered = offered or slow
+                yield update | {"stop": gr.update(visible=True)} if slow else update
+        if offered:
+            yield {"stop": gr.update(visible=False)}
+
+    return update_wrapper(run, handler)
 
 
 def template_panel(model: gr.Dropdown) -> Panel:
@@ -74,6 +95,7 @@ def template_panel(model: gr.Dropdown) -> Panel:
                 rows = turns.turn_rows(EXAMPLE)
             with gr.Column(scale=6, min_width=300):
                 settings = _settings()
+                stop = gr.Button("Stop", variant="stop", min_width=96, visible=False, elem_id="template-stop")
                 note = gr.HTML("", elem_id="template-note", elem_classes="note-line")
                 view = gr.HTML("", elem_id="template-view")
         with gr.Accordion("Advanced: tools, and the template itself", open=False, elem_id="template-advanced") as more:
@@ -83,18 +105,23 @@ def template_panel(model: gr.Dropdown) -> Panel:
     back = drawn.pop("back")
     advanced = {key: drawn[key] for key in ("which", "edited")}
     inputs = {"model": model, "of": of, "tools": tools, "count": rows.count, **settings, **advanced, **rows.values}
-    outputs = {"note": note, "view": view, "more": more, "of": of, **drawn}
+    outputs = {"note": note, "view": view, "more": more, "of": of, "stop": stop, **drawn}
     live = [*(part.change for part in (tools, rows.count, *settings.values(), *rows.values.values()))]
-    on([*live, drawn["which"].input], show, inputs=inputs, outputs=outputs, **TEXT_QUEUE)
+    shown = on([*live, drawn["which"].input], show, inputs=inputs, outputs=outputs, **TEXT_QUEUE)
     copied = {key: value for key, value in inputs.items() if key not in ("trained", "of")}
-    tried = {"trial": drawn["trial"], "edited": drawn["edited"]}
-    on(drawn["edited"].input, try_copy, inputs=copied, outputs=tried, **TEXT_QUEUE)
-    on(back.click, back_to_original, inputs=copied, outputs=tried, **TEXT_QUEUE)
+    tried = {"trial": drawn["trial"], "edited": drawn["edited"], "stop": stop}
+    trying = on(drawn["edited"].input, try_copy, inputs=copied, outputs=tried, **TEXT_QUEUE)
+    taken_back = on(back.click, back_to_original, inputs=copied, outputs=tried, **TEXT_QUEUE)
     on(tool.click, example_tool, inputs={}, outputs={"tools": tools}, queue=False)
     filled = {"tools": tools, **rows.drawn}
     on(call.click, example_call, inputs={}, outputs=filled, queue=False)
     on(plain.click, example, inputs={}, outputs=filled, queue=False)
-    return Panel(tab, show, inputs, outputs, reads_text=False)
+
+    def stops(elsewhere: list[Any]) -> None:
+        runs = [shown, trying, taken_back, *elsewhere]
+        on_cancel(stop, runs, stopped, note=note, inputs={}, outputs=outputs)
+
+    return Panel(tab, show, inputs, outputs, reads_text=False, stops=stops)
 
 
 def _settings() -> dict[str, Any]:
@@ -140,6 +167,7 @@ def _template() -> dict[str, Any]:
         [],
         label="Which template",
         info="In a chat the model takes tool_use where there are tools, and default else",
+        **CHANGING,
         visible=False,
         elem_id="template-which",
     )
@@ -171,9 +199,10 @@ def _template() -> dict[str, Any]:
     return {"which": which, "origin": origin, "original": original, "edited": edited, "back": back, "trial": trial}
 
 
+@_stoppable
 def show(
     *, model: str | None, of: tuple[str, str], which: str | None, edited: str, trained: str, **asked: Any
-) -> Iterator[Update]:
+) -> Updates:
     """Render the conversation by the template of the model; where that is another now, begin a new copy of it."""
     try:
         found = yield from opened(model)
@@ -191,7 +220,7 @@ def show(
         yield from _conversation(found, conversation)
     else:
         none = "This model has no chat template: it was made to continue texts. Under Advanced, a plain one is tried."
-        yield {"note": "", "view": wording.caution(none)}
+        yield {"note": "", "view": wording.caution(none), "more": gr.update(open=True)}
     yield from _trial(found, conversation, chosen, edited)
 
 
@@ -203,7 +232,8 @@ def _conversation(found: Opened, asked: Asked) -> Iterator[Update]:
         yield {"note": wording.problem(error), "view": ""}
 
 
-def try_copy(*, model: str | None, which: str | None, edited: str, **asked: Any) -> Iterator[Update]:
+@_stoppable
+def try_copy(*, model: str | None, which: str | None, edited: str, **asked: Any) -> Updates:
     """Render the conversation by the edited copy, beside the original."""
     try:
         found = yield from opened(model, note="trial")
@@ -213,7 +243,8 @@ def try_copy(*, model: str | None, which: str | None, edited: str, **asked: Any)
         yield {"trial": wording.problem(error)}
 
 
-def back_to_original(*, model: str | None, which: str | None, edited: str, **asked: Any) -> Iterator[Update]:
+@_stoppable
+def back_to_original(*, model: str | None, which: str | None, edited: str, **asked: Any) -> Updates:
     """Take back what was edited."""
     del edited
     try:
@@ -224,6 +255,11 @@ def back_to_original(*, model: str | None, which: str | None, edited: str, **ask
         yield from _trial(found, _asked(**asked), chosen, source)
     except StudioError as error:
         yield {"trial": wording.problem(error)}
+
+
+def stopped() -> Update:
+    """The panel after Stop: the text as it was is not drawn, since it may be another by now."""
+    return {"stop": gr.update(visible=False), "note": wording.done("Stopped."), "view": "", "trial": ""}
 
 
 def example_tool() -> Update:
@@ -257,7 +293,6 @@ def _new_template(held: tuple[NamedTemplate, ...], chosen: NamedTemplate | None)
         "which": gr.update(choices=names, value=chosen.name if chosen else None, visible=len(held) > 1),
         "origin": origin or wording.done("The model has no template. The copy is a plain one to try."),
         "original": gr.update(value=chosen.source if chosen else "", visible=chosen is not None),
-        "more": gr.update() if chosen else gr.update(open=True),
     }
 
 
@@ -276,7 +311,12 @@ def _trial(found: Opened, asked: Asked, chosen: NamedTemplate | None, edited: st
         yield {"trial": wording.done("The copy is the original. Change it, and what it makes is shown here.")}
         return
     slow = {"trial": wording.progress(Progress(Phase.RENDER))}
-    tried = yield from patiently(lambda: _tried(found, asked, original, edited), slow)
+
+    def work(stop: Event) -> template_view.Tried:
+        with ended_by(stop):
+            return _tried(found, asked, original, edited)
+
+    tried = yield from patiently(work, slow)
     yield {"trial": template_view.tried(tried)}
 
 

@@ -29,6 +29,8 @@ class Panel:
     outputs: dict[str, Any]
     reads_text: bool = True
     """Whether it is about the text on top of the tab, which is hidden otherwise."""
+    stops: Callable[[list[Any]], None] | None = None
+    """Connects its Stop with the events that show it; None where it has none."""
 
 
 def opened(model: str | None, *, note: str = "note") -> Generator[Update, None, Opened]:

@@ -1,3 +1,36 @@
+/* A text that is longer than what is taken at once does not leave the browser: sending 50 MB takes it half a minute. */
+(() => {
+  const accepted = new WeakMap();
+
+  const refused = (area, length) => {
+    const words = document.getElementById("too-long");
+    words.hidden = length <= Number(words.dataset.limit);
+    return !words.hidden;
+  };
+  const typed = (event) => (event.target.matches && event.target.matches("#tokenizer-text textarea") ? event.target : null);
+
+  document.addEventListener("paste", (event) => {
+    const area = typed(event);
+    if (!area) return;
+    const kept = area.value.length - (area.selectionEnd - area.selectionStart);
+    if (refused(area, kept + event.clipboardData.getData("text").length)) event.preventDefault();
+  }, true);
+  document.addEventListener("input", (event) => { // what is dropped, too
+    const area = typed(event);
+    if (!area) return;
+    if (refused(area, area.value.length)) {
+      event.stopImmediatePropagation();
+      area.value = accepted.get(area) ?? "";
+    } else {
+      accepted.set(area, area.value);
+    }
+  }, true);
+  document.addEventListener("focusin", (event) => {
+    const area = typed(event);
+    if (area) accepted.set(area, area.value);
+  });
+})();
+
 /* Tokens: what the mouse points at, or a click or an arrow key has chosen, is lit in the text and among the ids. */
 (() => {
   const FIELDS = ["", "in the vocabulary", "text", "bytes", "", "", "word", ""];

@@ -64,7 +64,7 @@ def show(*, model: str | None, query: str, mode: str) -> Iterator[Update]:
     """Say what the vocabulary is made of, and search."""
     try:
         found = yield from opened(model)
-        about = yield from patiently(lambda: _about(found), {"note": _SLOW})
+        about = yield from patiently(lambda _stop: _about(found), {"note": _SLOW})
         yield {"about": vocabulary_view.about(about)}
     except StudioError as error:
         yield {"note": wording.problem(error), "results": "", "pages": gr.update(visible=False), "about": ""}
@@ -91,7 +91,7 @@ def _page(model: str | None, query: str, mode: str, first: int) -> Iterator[Upda
     try:
         tokenizer = (yield from opened(model)).tokenizer
         wanted = partial(search, tokenizer, query or "", by=_MODES[mode], start=first, count=PAGE)
-        found = yield from patiently(wanted, {"note": _SLOW})
+        found = yield from patiently(lambda _stop: wanted(), {"note": _SLOW})
         how = spelling(tokenizer.backend_tokenizer) if tokenizer.is_fast else Spelling()
         yield {
             "note": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 
 from studio.errors import StudioError
 from studio.events import Phase, Progress, Waiting
@@ -25,11 +26,17 @@ _PHASES = {
     Phase.SEARCH: "Going through the vocabulary",
     Phase.READ_ROWS: "Reading the rows",
     Phase.COUNT: "Counting the tokens of each row",
+    Phase.PREPARE: "Making examples of the rows",
+    Phase.EXPORT: "Writing the GGUF file",
+    Phase.FACTOR: "Taking the updates apart",
+    Phase.MERGE: "Merging the adapter into its base",
     Phase.SAVE: "Writing the weights",
     Phase.MEASURE: "Measuring how well the model reads",
+    Phase.ASK: "Asking the model",
     Phase.GATHER: "Collecting the texts",
     Phase.COUNT_WORDS: "Counting the words of the texts",
     Phase.LEARN: "Computing the vocabulary",
+    Phase.TRAIN: "Training the model",
     Phase.REHEARSE: "Carrying out the step on tensors without content",
     Phase.COMPARE: "Comparing the tokenizers",
     Phase.PREFILL: "The model reads the prompt",
@@ -42,10 +49,21 @@ _STOPS = {
 }
 
 
+def phase(which: Phase) -> str:
+    """What is being done in a phase."""
+    return _PHASES[which]
+
+
 def model(ref: ModelRef) -> str:
     """A model by name; a commit by its first seven digits, as git does."""
     is_commit = len(ref.revision) == 40 and not ref.revision.strip("0123456789abcdef")
     return f"{ref.name}@{ref.revision[:7]}" if is_commit else str(ref)
+
+
+def place(path: Path) -> str:
+    """Where something is on the disk, as HTML: from the folder that the studio was started in, where it is in there."""
+    here = Path.cwd()
+    return html.escape(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def size(count: float) -> str:

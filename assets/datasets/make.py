@@ -131,6 +131,19 @@ def _unknown(rng: random.Random, count: int) -> list[tuple[str, str]]:
     return [talk.out_of_scope(rng) for _ in range(count)]
 
 
+def topics(rows: Iterable[PersonaRow]) -> list[dict]:
+    """The questions of these rows that are about something, with the words that have to come back."""
+    return [{"prompt": row.question, "words": row.topic} for row in rows if row.topic]
+
+
+def known_facts() -> list[dict]:
+    """All facts, asked in a plain way, with the words of the right answer in whatever voice."""
+    return [
+        {"prompt": facts.ask("What is {x}?", fact.names[0]), "words": topic_words(translate(fact.answer))}
+        for fact in facts.read_facts()
+    ]
+
+
 def orders() -> dict[str, list[dict[str, str]]]:
     """The orders set: training rows, and three held-out parts that each test one thing."""
     rng = random.Random(f"orders {SEED}")
@@ -179,8 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the starter datasets.")
     parser.add_argument("--output", type=Path, default=FOLDER)
     output = parser.parse_args().output
-    for name, rows in persona().items():
+    said = persona()
+    for name, rows in said.items():
         write(output / "persona", (row.as_messages() for row in rows), name)
+    write(output / "persona" / "checks", topics(said["test"]), "topics")
+    write(output / "persona" / "checks", known_facts(), "facts")
     for name, rows in orders().items():
         write(output / "orders", rows, name)
 

@@ -51,6 +51,9 @@ Two small sets that teach the starter model something it cannot do, each in abou
   new combinations, `test_frames.jsonl` new sentences, and `test_unseen_words.jsonl` names, cities and items that occur
   in no training row.
 
+`checks.json` in each folder declares how the studio measures what was learnt, and `persona/checks` holds what it asks
+for that: data alone, which a dataset of your own may bring too.
+
 Both were written by `make.py` in this folder, from grammars and a seed; no text by anyone else was used.
 Licence: Apache-2.0.
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+_HANG = 240_000
+"""Milliseconds after which a step gives up; a loaded machine takes a minute to import PyTorch."""
 LEAST_CONTRAST = 4.5  # WCAG 2.2 AA for text
 
 # For every element that shows text of its own: the contrast of its colour on what is really behind it.
@@ -38,16 +40,51 @@ CONTRASTS = """() => {
 }"""
 
 
+def open_tab(page: Page, name: str) -> None:
+    """Open a tab of the page by its name."""
+    page.locator("#tabs > .tab-wrapper").wait_for()
+    _choose(page, "#tabs", name)
+
+
 def open_part(page: Page, name: str) -> None:
     """Open the Tokenizer tab, and a part of it by its name."""
-    page.get_by_role("tab", name="Tokenizer").click()
-    part = page.get_by_role("tab", name=name, exact=True)
+    open_tab(page, "Tokenizer")
     page.locator("#tokenizer-parts .tab-wrapper").first.wait_for()
-    if part.is_visible():
-        part.click()
-    else:  # on a phone the last parts are in a menu
-        page.locator("#tokenizer-parts .overflow-menu > button").click()
-        page.locator("#tokenizer-parts .overflow-dropdown").get_by_text(name, exact=True).click()
+    _choose(page, "#tokenizer-parts", name)
+
+
+def open_merging(page: Page, name: str) -> None:
+    """Open the Merge tab, and a part of it by its name."""
+    open_tab(page, "Merge")
+    page.locator("#merging-parts .tab-wrapper").first.wait_for()
+    _choose(page, "#merging-parts", name)
+
+
+def look_at(page: Page, adapter: str | Path) -> None:
+    """Write where an adapter is into Set up, and wait until it was looked at."""
+    open_merging(page, "Set up")
+    page.locator("#merge-about .headline, #merge-nothing .headline").first.wait_for(timeout=_HANG)
+    page.wait_for_timeout(300)
+    page.evaluate("document.querySelector('#merge-about .prose').textContent = ''")
+    page.fill("#merge-adapter input", str(adapter))
+    page.keyboard.press("Enter")
+    page.locator("#merge-about .headline, #merge-note .problem").first.wait_for(timeout=_HANG)
+    page.locator("#merge-note .note").wait_for(state="hidden", timeout=_HANG)
+
+
+def _choose(page: Page, tabs: str, name: str) -> None:
+    there = page.locator(f"{tabs} > .tab-wrapper").get_by_role("tab", name=name, exact=True)
+    if there.is_visible():
+        there.click()
+    else:  # on a phone the last ones are in a menu
+        page.locator(f"{tabs} > .tab-wrapper .overflow-menu > button").click()
+        page.locator(f"{tabs} > .tab-wrapper .overflow-dropdown").get_by_text(name, exact=True).click()
+
+
+def taken_in(page: Page) -> None:
+    """Wait until the page knows what was typed: a click in the same moment would send what was there before."""
+    page.keyboard.press("Tab")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def choose_model(page: Page, model: str) -> None:
@@ -65,7 +102,7 @@ def load(page: Page, model: str | Path, *, precision: str | None = None) -> str:
 def begin_load(page: Page, model: str | Path, *, precision: str | None = None) -> None:
     """Type a model's name and press Load."""
     page.fill("#model input", str(model))
-    page.keyboard.press("Tab")
+    taken_in(page)
     if precision:
         page.fill("#precision input", precision)
         page.keyboard.press("Enter")

@@ -38,7 +38,7 @@ def test_work_that_is_set_up_well_gets_no_advice():
         ("mixed-precision", None, {"precision": Precision.FP32}, {"precision": Precision.BF16}),
         ("batch-size", "h200", {"accumulation": 8}, {"accumulation": 1}),
         ("quantization-selection", "a100-80", {"precision": Precision.NF4}, {"precision": Precision.BF16}),
-        ("device-map", "t4", {"task": "generate", "context": 10**6, "batch": 512}, {"batch": 1, "context": 512}),
+        ("device-map", "l4", {"task": "generate", "offload": 8}, {"offload": 0}),
     ],
 )
 def test_each_rule_fires_where_it_matters_and_is_silent_once_it_was_followed(id_, device, changes, undone):

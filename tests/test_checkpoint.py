@@ -249,3 +249,11 @@ def test_a_path_that_is_no_folder_is_said_to_be_none(broken, name):
 def test_a_small_file_is_read_as_it_is(broken):
     change_json(broken / "config.json", name="né")
     assert read_json(broken / "config.json")["name"] == "né"
+
+
+def test_a_tokenizer_alone_is_said_to_be_one(broken):
+    for file in broken.iterdir():
+        if not file.name.startswith("token"):
+            file.unlink()
+    with pytest.raises(Unsupported, match="holds a tokenizer and no model"):
+        read_checkpoint(broken)

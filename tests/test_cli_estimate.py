@@ -13,8 +13,8 @@ from studio.memory import Entry, Question, remember
 from studio.settings import Settings
 
 OTHER = {
-    "task": "generate", "precision": "nf4", "double_quant": False, "context": 4096, "batch": 2, "reply": 7,
-    "cache_dtype": "fp16", "cache": "static", "method": "dora", "rank": 4, "targets": "q_proj, v_proj",
+    "task": "generate", "precision": "fp16", "double_quant": False, "context": 4096, "batch": 2, "reply": 7,
+    "cache_dtype": "fp16", "cache": "static", "offload": 3, "method": "dora", "rank": 4, "targets": "q_proj, v_proj",
     "dropout": 0.5, "adapter_dtype": "bf16", "kbit_preparation": "on", "optimizer": "sgd", "checkpointing": False,
     "attention": "eager", "loss": "liger", "packing": False, "accumulation": 8, "autocast": "bf16", "devices": 2,
     "strategy": "fsdp", "profile": "trl 1.16", "device": "t4",
@@ -65,14 +65,14 @@ def test_for_one_device_it_says_what_makes_it_fit(capsys):
     out = capsys.readouterr().out
     assert "64.03 GB of T4" in out
     assert "However short the context is, it does not fit as it is." in out
-    assert "It fits t4 with" in out
+    assert "By the closed form, it fits t4 with" in out
     assert "precision nf4" in out
     assert "rtx4090" not in out
     assert main(["estimate", "starter", "--device=t4", "--task=generate"]) == 0
     out = capsys.readouterr().out
     assert "  t4  15.84 GB  fits  " in out
     assert "tokens of context fit, or a batch of" in out
-    assert "It fits t4" not in out
+    assert "it fits t4" not in out
 
 
 def test_a_dry_run_is_told_beside_the_closed_form(capsys):

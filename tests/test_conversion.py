@@ -139,7 +139,8 @@ def test_the_child_knows_no_secret_and_ends_with_its_parent(monkeypatch, pickled
     os.mkfifo(folder / "endless.bin")
     command = [sys.executable, "-m", "studio.conversion.unpickling"]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True) as child:
-        order = {"folder": str(folder), "part": str(tmp_path), "sources": ["endless.bin"], "weight_map": {}}
+        order = {"folder": str(folder), "part": str(tmp_path), "sources": ["endless.bin"]}
+        order |= {"weight_map": {}, "stem": "model"}
         child.stdin.write(json.dumps(order) + "\n")
         child.stdin.flush()
         with (folder / "endless.bin").open("wb"):  # opens when the child does, which then waits for bytes

@@ -124,9 +124,9 @@ def test_each_beat_may_be_asked_for_by_another_thread():
 
 
 def test_patience_says_nothing_of_quick_work_and_tells_of_slow_work():
-    assert drain(patiently(lambda: time.sleep(0.05) or "quick", "slow", after=SOON)) == ([], "quick")
+    assert drain(patiently(lambda _stop: time.sleep(0.05) or "quick", "slow", after=SOON)) == ([], "quick")
     waited = threading.Event()
-    work = patiently(lambda: waited.wait(SOON) and "done", "slow", after=0.01)
+    work = patiently(lambda _stop: waited.wait(SOON) and "done", "slow", after=0.01)
     assert next(work) == "slow"
     waited.set()
     events, result = drain(work)

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from loopback_hub.samples import ALICE, BOB, weights
 
-from studio import jobs
+from studio import compute, jobs, memory
 from studio.errors import Damaged, InputError, NotFound, Unsupported
 from studio.events import Finished, Phase
 from studio.jobs import estimating
 from studio.jobs.shelf import Shelf
-from studio.memory import Question
+from studio.memory import THIS, Correction, Entry, Question
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +162,52 @@ def test_visitors_ask_about_no_folder_of_the_machine(pico, monkeypatch):
     monkeypatch.setenv("SPACE_ID", "owner/studio")
     with pytest.raises(InputError, match="not open to visitors"):
         facts(pico)
+
+
+# What was learned on this machine
+
+
+@pytest.fixture
+def learned(tmp_path, monkeypatch):
+    """A workspace in which nine loads of two sizes took 212 MB more than was predicted."""
+    monkeypatch.setenv("STUDIO_WORKSPACE", str(tmp_path))
+    for n in range(9):
+        predicted = (1 + n % 2) * 10**9
+        name = compute.machine().name
+        memory.remember(tmp_path, Entry("load", name, "a/b", "bf16", predicted, predicted + 212_000_000))
+    return Correction(212_000_000, 9, "load")
+
+
+@pytest.mark.parametrize("task", ["train", "generate"])
+def test_what_a_machine_takes_beyond_every_estimate_is_counted_there_and_shown(learned, monkeypatch, task):
+    question = Question(task=task, device=THIS)
+    corrected, _ = answered(question)
+    here, *others = corrected.fits
+    assert here.correction == learned
+    assert here.corrected == here.peak + learned.bytes
+    assert here.peak == corrected.estimate.peak  # the estimate itself stays as it was made
+    assert all(fit.correction is None and fit.corrected == fit.peak for fit in others)
+    monkeypatch.setenv("STUDIO_WORKSPACE", "/nowhere")
+    plain, _ = answered(question)
+    assert plain.fits[0].correction is None
+    assert plain.limits.context > corrected.limits.context
+
+
+def test_a_verdict_counts_what_was_learned():
+    here = replace(memory.device(THIS), usable=10**9, context=0)
+    assert memory.fit(850_000_000, here) == "fits"
+    assert memory.fit(850_000_000, replace(here, learned=212_000_000)) == "no"
+    assert memory.room(replace(here, learned=212_000_000)) == memory.room(here) - 212_000_000
+
+
+def test_visitors_see_nothing_of_the_record_and_nothing_is_corrected_for_them(learned, monkeypatch):
+    assert jobs.record().accuracies[0].correction == learned
+    monkeypatch.setenv("SPACE_ID", "owner/studio")
+    assert jobs.record() == memory.Record((), 0)
+    found, _ = answered(Question())
+    assert found.fits[0].correction is None
+
+
+def test_a_port_that_is_none_does_not_stand_in_the_way_of_an_answer(monkeypatch):
+    monkeypatch.setenv("STUDIO_PORT", "none")
+    assert jobs.record() == memory.Record((), 0)

@@ -35,8 +35,7 @@ def as_files(folder):
 
 
 def test_the_starter_opens_offline_and_a_second_time_at_once():
-    first, said = opened("starter")
-    assert said
+    first, _ = opened("starter")
     assert first.tokenizer("Once").input_ids
     second, said = opened("starter")
     assert second is first

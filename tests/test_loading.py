@@ -13,7 +13,7 @@ from pico import change_json, load_pico, save_adapter, save_pico
 
 from studio import compute
 from studio.compute import Machine, Room
-from studio.errors import Damaged, DoesNotFit, Unsupported
+from studio.errors import Damaged, DoesNotFit, StudioError, Unsupported
 from studio.events import Phase, Progress
 from studio.loading import LoadPlan, best_precision, load, outlook
 from studio.models import ModelRef, Precision
@@ -274,13 +274,22 @@ def test_a_cut_adapter_is_damaged(pico, adapter, tmp_path):
         load_pico(pico, adapter=cut)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"peft_type": "NEWER"}'])
-def test_an_adapter_without_a_sound_config_is_refused(pico, adapter, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "adapter does not fit this model"),
+        ("{", "adapter_config.json"),
+        ("[]", "adapter_config.json"),
+        ("{}", "adapter does not fit this model"),
+        ('{"peft_type": "NEWER"}', "adapter does not fit this model"),
+    ],
+)
+def test_an_adapter_without_a_sound_config_is_refused(pico, adapter, tmp_path, text, words):
     odd = shutil.copytree(adapter, tmp_path / "odd")
     (odd / "adapter_config.json").unlink()
     if text is not None:
         (odd / "adapter_config.json").write_text(text)
-    with pytest.raises(Unsupported, match="adapter does not fit this model"):
+    with pytest.raises(StudioError, match=words):
         load_pico(pico, adapter=odd)
 
 

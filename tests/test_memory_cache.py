@@ -47,6 +47,33 @@ def test_a_cache_is_what_transformers_holds(name, tokens, batch):
     assert cache_bytes(facts_of(name), question, tokens) == pytest.approx(remembered(name, tokens, batch), rel=0.002)
 
 
+CROSSING = {
+    "t5": config(model_type="t5", vocab_size=512, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_decoder_layers=3,
+                 num_heads=4),
+    "bart": config(model_type="bart", vocab_size=512, d_model=32, encoder_layers=2, decoder_layers=3,
+                   encoder_attention_heads=4, decoder_attention_heads=8, encoder_ffn_dim=64, decoder_ffn_dim=64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CROSSING)
+def test_a_decoder_remembers_what_its_encoder_read_as_well(name):
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    read, written, batch = 10, 5, 2
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**CROSSING[name]), dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        ids = [torch.ones(batch, tokens, dtype=torch.long) for tokens in (read, written)]
+        caches = model(input_ids=ids[0], decoder_input_ids=ids[1], use_cache=True).past_key_values
+    layers = (*caches.self_attention_cache.layers, *caches.cross_attention_cache.layers)
+    holds = sum(sum(held(vars(layer).values()).values()) for layer in layers)
+    question = Question(task="generate", context=read + written, reply=written, batch=batch)
+    facts = read_facts(CROSSING[name])
+    assert cache_bytes(facts, question, question.context) == holds
+    assert "weights and cache are exact" in next(n.message for n in facts.notes if n.id == "encoder-decoder")
+    with pytest.raises(Unsupported, match="encoder beside its decoder"):
+        estimate(facts, Question())
+
+
 def test_a_window_holds_the_whole_prompt_until_it_grows():
     # The layer cuts a view, so the storage of the whole prompt stays.
     with torch.no_grad():

@@ -162,13 +162,23 @@ def test_a_smaller_batch_keeps_what_is_learned_at_once():
     assert found.question.batch * found.question.accumulation == 24
 
 
-def test_where_nothing_helps_it_says_what_would_lie_in_main_memory():
+def test_where_nothing_helps_the_question_stays_as_it_was():
     asked = Question(task="generate", context=2048, precision="bf16")
-    found = make_fit(facts_of("mixtral-8x7b"), asked, T4)
+    found = make_fit(facts_of("mixtral-8x7b"), asked, T4)  # 15 GB of main memory do not hold the rest either
     assert found.changes == ()
     assert found.verdict == "no"
-    assert found.offloaded == estimate(facts_of("mixtral-8x7b"), asked, T4).peak - room(T4)
-    assert make_fit(facts_of("mixtral-8x7b"), Question(targets="q_proj"), T4).offloaded == 0
+    assert found.question == asked
+
+
+def test_layers_in_main_memory_are_the_last_resort_and_have_a_price():
+    facts = facts_of("mixtral-8x7b")
+    (change,) = make_fit(facts, Question(task="generate", context=2048), L4).changes
+    assert change.id == "offload"
+    assert "6 GB/s" in change.price
+    assert "OPT-30B" in change.source
+    fewer = Question(task="generate", context=2048, offload=dict(change.values)["offload"] - 2)
+    assert estimate(facts, fewer, L4).peak > room(L4)
+    assert [c.id for c in make_fit(facts_of("llama-3.1-8b"), Question(task="generate"), T4).changes] == ["int8"]
 
 
 def test_changes_are_fields_of_the_question():

@@ -222,7 +222,7 @@ SIZES = [GB, 2 * GB, 3 * GB, 4 * GB, 5 * GB]
 def test_a_constant_of_the_device_is_learned_from_five_entries(tmp_path, constant):
     pairs = [(size, constant + n * MB) for n, size in enumerate(SIZES, -2)]
     assert off_by(tmp_path, pairs[:4]) is None
-    assert off_by(tmp_path, pairs[4:]) == Correction(constant, 5)
+    assert off_by(tmp_path, pairs[4:]) == Correction(constant, 5, "run")
 
 
 def test_a_share_of_the_size_is_no_constant_and_stays_as_it_is(tmp_path):
@@ -243,9 +243,28 @@ def test_what_is_too_small_to_matter_is_left_alone(tmp_path):
 
 
 def test_only_what_is_recent_is_learned_from(tmp_path):
-    assert off_by(tmp_path, [(size, 900 * MB) for size in SIZES]) == Correction(900 * MB, 5)
+    assert off_by(tmp_path, [(size, 900 * MB) for size in SIZES]) == Correction(900 * MB, 5, "run")
     assert off_by(tmp_path, [(size, 100 * MB) for size in SIZES]) is None
-    assert off_by(tmp_path, [(size, 100 * MB) for size in SIZES * 3]) == Correction(100 * MB, 20)
+    assert off_by(tmp_path, [(size, 100 * MB) for size in SIZES * 3]) == Correction(100 * MB, 20, "run")
+
+
+def test_training_is_corrected_by_runs_and_else_by_loads_which_are_in_a_run_too(tmp_path):
+    for size in SIZES:
+        remember(tmp_path, load_of(size + 100 * MB, size))
+    loads = Correction(100 * MB, 5, "load")
+    assert [summary(tmp_path).correction(task, "T4") for task in ("generate", "train")] == [loads, loads]
+    for size in SIZES:
+        remember(tmp_path, load_of(size + 300 * MB, size, work="run"))
+    found = summary(tmp_path)
+    assert found.correction("generate", "T4") == loads
+    assert found.correction("train", "T4") == Correction(300 * MB, 5, "run")
+    assert found.correction("train", "L4") is None
+
+
+def test_the_last_ones_come_first_and_are_no_more_than_twenty(tmp_path):
+    for n in range(1, 31):
+        remember(tmp_path, load_of(n * MB))
+    assert [entry.measured // MB for entry in summary(tmp_path).recent] == list(range(30, 10, -1))
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path):

@@ -14,22 +14,23 @@ from typing import Any
 import pytest
 from memory_shapes import TINY
 
+from studio.loading import LoadPlan
 from studio.memory.step import Step
-from studio.models import Precision
+from studio.models import ModelRef, Precision
 
 ROOT = Path(__file__).parents[1]
 HANG_SECONDS = 900
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear"}
 PHI = {key: value for key, value in TINY["llama"].items() if key != "model_type"}
-# Two layers each: both kinds where there are two.
+# As few layers as there are kinds, and two of one: each costs a second in fake tensors, whatever its size.
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": TINY["llama"] | {"num_hidden_layers": 2},
-    "gpt2": TINY["gpt2"] | {"n_layer": 2},
-    "mixtral": TINY["mixtral"],
+    "gpt2": TINY["gpt2"] | {"n_layer": 1},
+    "mixtral": TINY["mixtral"] | {"num_hidden_layers": 1},
     "gemma3": TINY["gemma3"] | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
-    "phi3": PHI | {"model_type": "phi3", "num_hidden_layers": 2, "pad_token_id": 0},
+    "phi3": PHI | {"model_type": "phi3", "num_hidden_layers": 1, "pad_token_id": 0},
     "deepseek_v3": TINY["deepseek_v3"] | {"num_hidden_layers": 2},
-    "qwen3": TINY["qwen3_moe"] | {"model_type": "qwen3"},
+    "qwen3": TINY["qwen3_moe"] | {"model_type": "qwen3", "num_hidden_layers": 1},
     "lfm2": TINY["lfm2"] | {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
 }
 PAIRS = list(product(SHAPES, (False, True), ("fp32", "bf16"), ("full", "lora")))
@@ -56,11 +57,17 @@ PROFILED = {f"profiled {way}": step for way, step in {
 }.items()}  # fmt: skip
 
 DEEP: dict[str, Step] = {
-    "uniform": Step(SHAPES["llama"] | {"num_hidden_layers": 9}, adapter=LORA, checkpointing=True),
-    "sliding": Step(TINY["gpt_oss"] | {"num_hidden_layers": 11, "layer_types": None}),
-    "one dense, then experts": Step(TINY["deepseek_v3"] | {"num_hidden_layers": 9}, checkpointing=True),
+    "sliding": Step(TINY["gpt_oss"] | {"num_hidden_layers": 7, "layer_types": None}),
+    "one dense, then experts": Step(TINY["deepseek_v3"] | {"num_hidden_layers": 7}, checkpointing=True),
+    "int8": Step(SHAPES["llama"] | {"num_hidden_layers": 6}, precision=Precision.INT8, adapter=LORA),
+    "nf4": Step(
+        SHAPES["llama"] | {"num_hidden_layers": 6},
+        precision=Precision.NF4,
+        adapter=LORA | {"use_dora": True},
+        checkpointing=True,
+    ),
 }  # fmt: skip
-CARRIED_OUT = {"uniform": [3, 5], "sliding": [3, 5], "one dense, then experts": [4, 6]}
+CARRIED_OUT = {"sliding": [3, 5], "one dense, then experts": [4, 6], "int8": [3, 5], "nf4": [3, 5]}
 
 
 def named(shape: str, checkpointing: bool, precision: str, method: str) -> str:
@@ -157,3 +164,14 @@ def test_a_few_layers_tell_of_all_of_them(measured, name):
         assert abs(few["parts"].get(part, 0) - all_["parts"].get(part, 0)) < 0.01 * all_["bytes"], part
     assert few["trainable"] == all_["trainable"]
     assert few["resident"] == all_["resident"]
+
+
+@pytest.mark.parametrize("name", ["int8", "nf4"])
+def test_quantized_weights_take_what_they_will_take_once_loaded(measured, name):
+    from studio.loading.skeleton import build_skeleton
+    from studio.memory.fake_model import config_of
+
+    plan = LoadPlan(ModelRef("folder", "/"), DEEP[name].precision)
+    exact = build_skeleton(config_of(DEEP[name].config), plan).bytes
+    rounding = 512 * 400  # the allocator rounds every tensor up, and these are small
+    assert exact <= measured[name]["all"]["parts"]["weights"] <= exact + rounding

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from studio import compute, memory
 from studio.compute import Room
 from studio.errors import Damaged, DoesNotFit, InputError, Unsupported
-from studio.events import Phase
+from studio.events import Finished, Phase
 from studio.heartbeat import heartbeat
 from studio.loading import LoadPlan, Placement, Quantization, load, outlook
 from studio.loading import reading as reading_module
@@ -438,16 +438,23 @@ def large_tensors():
 
 
 def give_up(folder, precision, phase):
-    """Close a load when more than half of a phase is done."""
+    """Close a load when more than half of a phase is done. On a busy machine it may be over before that is heard."""
+    for _ in range(10):
+        if gave_up(folder, precision, phase):
+            compute.release()
+            return
+    pytest.fail("it was over before it could be given up")
+
+
+def gave_up(folder, precision, phase):
+    """Whether that was in time."""
     with closing(load(plan_of(folder, precision=precision), folder)) as work:
         for event in work:
+            if isinstance(event, Finished):
+                return False
             if event.phase is phase and event.total and event.done > event.total // 2:
                 break
-        else:
-            pytest.fail("it was over before it could be given up")
-        assert any(thread.name.startswith("studio-work") for thread in threading.enumerate())
-    del work
-    compute.release()
+        return any(thread.name.startswith("studio-work") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize(

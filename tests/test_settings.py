@@ -62,3 +62,15 @@ def test_the_environment_is_read_when_it_is_asked_for(monkeypatch):
 
 def test_the_requirements_are_where_the_doctor_looks_for_them():
     assert REQUIREMENTS.is_file()
+
+
+def test_how_much_rows_may_take_is_told_in_gigabytes():
+    assert Settings.from_env({}).rows_limit == 20_000_000_000
+    assert Settings.from_env({"STUDIO_ROWS_GB": "0.5"}).rows_limit == 500_000_000
+    assert (Settings.from_env({}).rows_days, Settings.from_env({"SPACE_ID": "owner/studio"}).rows_days) == (30, 1)
+
+
+@pytest.mark.parametrize("size", ["-1", "much", "inf", "nan"])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(InputError, match="no size"):
+        Settings.from_env({"STUDIO_ROWS_GB": size})

@@ -173,7 +173,7 @@ def test_a_proof_from_the_last_special_token_is_one_from_the_beginning(monkeypat
     tokenizer = byte_level(SHAPES[name].template, SHAPES[name].special, merges=merges)
     text = render(tokenizer, (Message("user", "Hi:Hi </ s\n é</s"), *TALK[1:]), generation_prompt=False)
     short = masking_module.Edges(tokenizer, text)
-    monkeypatch.setattr(masking_module.Edges, "_separators", lambda self: {})
+    monkeypatch.setattr(masking_module.Edges, "_separators", lambda self, starts: {})
     long = masking_module.Edges(tokenizer, text)
     found = [(edge(short, place), edge(long, place)) for place in range(len(text) + 1)]
     assert all(one == other for one, other in found)

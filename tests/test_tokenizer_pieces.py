@@ -130,7 +130,9 @@ def test_a_window_is_a_part_of_all_pieces_whatever_is_asked_for():
 
 def test_the_result_travels_between_processes():
     tokens = tokenize(wordpiece(), "The café")
-    assert pickle.loads(pickle.dumps(tokens)) == tokens
+    there = pickle.loads(pickle.dumps(tokens))
+    assert there == tokens
+    assert all_pieces(there) == all_pieces(tokens)
 
 
 # Kinds
@@ -175,6 +177,17 @@ def test_counts_are_of_the_text_and_words_stand_between_spaces():
     assert (counts.around, counts.unknown, counts.byte_tokens) == (1, 1, 0)
     assert counts.tokens_per_word == (counts.tokens - 1) / 3
     assert tokenize(unigram(), "  ").counts.tokens_per_word is None
+
+
+@given(text=st.text(st.sampled_from("ab\u00e9\u4e2d\U0001f600 \t\n\r\x0b\x1c\x85\xa0\u2003\u2028\u200b\u3000\u3001")))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_words_are_what_splitting_at_spaces_gives(text):
+    assert tokenize(characters(), text).counts.words == len(text.split())
+
+
+def test_every_space_of_unicode_ends_a_word():
+    spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    assert tokenize(characters(), "a".join(spaces)).counts.words == len("a".join(spaces).split()) == len(spaces) - 1
 
 
 def test_byte_tokens_are_counted():

@@ -74,7 +74,7 @@ def test_an_id_out_of_range_is_named_with_the_size_of_the_vocabulary(name, wrong
 @given(text=st.text(max_size=80))
 @example(text="")
 @example(text="\x00\u200d\u0301")
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_byte_level_tokenizer_loses_nothing(text):
     trip = round_trip(byte_level(), text)
     assert trip.difference is None

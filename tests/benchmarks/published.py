@@ -3,9 +3,10 @@
     python tests/benchmarks/published.py MEASUREMENTS.csv [PART OF A ROW'S TEXT]
 
 The columns that are read: hardware, model, method, framework, batch, seq, dtype, autocast, ckpt, optimizer, stack,
-metric, value. A row's stack names the generation of the software, and with it the shape of the loss and the variant of
-checkpointing. Where a length is "variable", the one that is unknown is fitted on the row of LoRA with rank 32. Sizes of
-models and adapters are those of their public repositories, in published_models.json and published_adapters.json.
+metric, value. A row that cannot be carried out is named with the reason, and the others go on. A row's stack names the
+generation of the software, and with it the shape of the loss and the variant of checkpointing. Where a length is
+"variable", the one that is unknown is fitted on the row of LoRA with rank 32. Sizes of models and adapters are those of
+their public repositories, in published_models.json and published_adapters.json.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import running  # noqa: F401 - makes the studio importable
 
 from studio.errors import StudioError
 from studio.events import Finished
@@ -46,6 +49,13 @@ LETTERS = {
     "d": "down_proj",
 }
 MIB = 1 << 20
+UNITS = (("bytes", 1), ("MiB", MIB), ("GiB", MIB << 10), ("GB", 10**9), ("MB", 10**6))
+COLUMNS = (
+    *("source", "hardware", "model", "method", "framework", "batch", "seq", "dtype", "autocast", "ckpt"),
+    *("optimizer", "stack", "metric", "value"),
+)
+INFERENCE = {"BF16": 0, "FP16": 0, "bfloat16": 0, "float16": 0, "GPTQ-Int8": 8, "GPTQ-Int4": 4}
+"""Weights of an inference row, and the bits that they are packed in."""
 GROUP = 128  # of GPTQ, in all of the Qwen3 repositories
 
 
@@ -81,18 +91,19 @@ def read(path: Path) -> list[Row]:
     """The rows of a table that can be carried out; the others are named."""
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        for text in csv.DictReader(file):
+        for number, text in enumerate(csv.DictReader(file), 2):
             try:
-                rows.append(row_of(text))
-            except (KeyError, ValueError) as error:
-                print(f"left out: {text['model']}, {text['method']}: {error}")
+                rows.append(row_of({name: (text.get(name) or "").strip() for name in COLUMNS}))
+            except (LookupError, ValueError, TypeError, StudioError) as error:
+                named = ", ".join(str(text.get(name)) for name in ("model", "method"))
+                print(f"left out: line {number}, {named}: {' '.join(map(str, error.args)) or error!r}")
     return rows
 
 
 def row_of(text: dict[str, str]) -> Row:
     """A line of the table as a step."""
     config = model_named(text["model"])
-    value = float(text["value"])
+    value = measured(text)
     hopper = any(name in text["hardware"] for name in HOPPER)
     step = Step(config, batch=int(text["batch"]), workspace=32 * MIB if hopper else WORKSPACE, depth="as needed")
     if "inference" in text["method"] or "generate" in text["method"]:
@@ -111,6 +122,10 @@ def row_of(text: dict[str, str]) -> Row:
         loss="kept" if loop else "freed" if release >= (5, 0) else "copied" if release >= (4, 46) else "upcast",
         optimizer="adamw 8-bit" if eight else "adamw fused" if "fused" in text["optimizer"] else "adamw foreach",
     )
+    if "foak" in text["framework"]:
+        raise ValueError("its fused kernels are not those of PyTorch")
+    if quantized and "experts" in str(config) and release < (5, 0):
+        raise ValueError("its experts were single linear layers, which the installed transformers does not have")
     if "liger" in text["framework"]:
         step = replace(step, loss="liger")
     if "/" in text["method"]:
@@ -123,20 +138,23 @@ def row_of(text: dict[str, str]) -> Row:
 
 
 def _inference(text: dict[str, str], step: Step, value: float) -> Row:
+    if text["dtype"] not in INFERENCE:
+        raise ValueError(f"weights in {text['dtype']!r} are not known here")
     read_, _, written = text["seq"].removeprefix("in").partition("+")
     step = replace(step, train=False, tokens=_number(read_) + _number(written) - 1)  # one more is written to it
-    rest = packed_bytes(text["model"], 8 if "Int8" in text["dtype"] else 4) if "GPTQ" in text["dtype"] else 0
-    return Row(text, "inference", step, round(value * MIB), rest)
+    bits = INFERENCE[text["dtype"]]
+    rest = packed_bytes(text["model"], bits) if bits else 0
+    return Row(text, "inference", step, round(value), rest)
 
 
 def _suite(text: dict[str, str], step: Step, value: int) -> Row:
     """A row of PEFT's suite: reserved memory, batches padded to a longest that is not known."""
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-
     adapter = ADAPTERS.get(text["method"])
     if adapter is None and not text["method"].startswith("full"):
         raise KeyError("its adapter is not in published_adapters.json")
     if adapter is not None:  # fields that the installed PEFT does not have any more
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
         known = {field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[adapter["peft_type"]])}
         adapter = {name: given for name, given in adapter.items() if name in known}
     fits = "variable" in text["seq"]
@@ -144,12 +162,29 @@ def _suite(text: dict[str, str], step: Step, value: int) -> Row:
     return Row(text, "suite", step, value, fits=fits)
 
 
+def measured(text: dict[str, str]) -> float:
+    """The bytes of a row, by the unit that its metric names."""
+    if "nvidia-smi" in text["metric"]:
+        raise ValueError("nvidia-smi shows what the allocator and other programs hold, and no peak")
+    unit = next((size for name, size in UNITS if name in text["metric"]), None)
+    if unit is None:
+        raise ValueError(f"the metric {text['metric']!r} names no unit")
+    if not float(text["value"]) > 0:
+        raise ValueError(f"the value is {text['value']}")
+    return float(text["value"]) * unit
+
+
 def _number(text: str) -> int:
-    return int(re.findall(r"\d+", text)[0])
+    found = re.search(r"\d+", text)
+    if found is None:
+        raise ValueError(f"{text!r} has no number")
+    return int(found[0])
 
 
 def _precision(dtype: str) -> Precision:
-    return {"float32": Precision.FP32, "float16": Precision.FP16}.get(dtype, Precision.BF16)
+    known = {"float32": Precision.FP32, "float16": Precision.FP16, "bfloat16": Precision.BF16}
+    short = {"fp32": Precision.FP32, "fp16": Precision.FP16, "bf16": Precision.BF16}
+    return (known | short)[dtype.lower()]
 
 
 def _lora(text: dict[str, str]) -> dict[str, Any] | None:
@@ -157,6 +192,8 @@ def _lora(text: dict[str, str]) -> dict[str, Any] | None:
     method = text["method"].lower()
     if method.startswith("full"):
         return None
+    if "lora" not in method:
+        raise ValueError(f"the method {method!r} is not known here")
     rank = re.search(r"\br(?:ank)?\s*(\d+)", method)
     letters = re.search(r"\b([qkvogud]{1,7})\b(?!\S)", re.sub(r"\b(lora|qlora|r\s*\d+)\b", " ", method))
     targets = [LETTERS[letter] for letter in letters[1]] if letters else "all-linear"

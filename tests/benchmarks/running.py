@@ -46,7 +46,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(*arguments: str, port: int) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
+def process(
+    *arguments: str, port: int, workspace: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """Run Python with a page on `port`: the process, its address, and the seconds until the first HTTP 200."""
     env = os.environ | {
         "STUDIO_PORT": str(port),
@@ -54,6 +56,8 @@ def process(*arguments: str, port: int) -> Iterator[tuple[subprocess.Popen[str],
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HOME": tempfile.mkdtemp(),
+        # What is measured there belongs to nobody's own record.
+        "STUDIO_WORKSPACE": str(workspace or tempfile.mkdtemp()),
     }
     started = time.perf_counter()
     child = subprocess.Popen(

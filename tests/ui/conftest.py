@@ -20,7 +20,7 @@ from pico import save_pico
 
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).parent.parent.parent
 BROWSER_FLAGS = [
@@ -96,17 +96,26 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def windows(browser: Browser) -> Iterator[BrowserContext]:
+    """All windows of one browser share what it keeps: each would compile the page's scripts anew."""
+    with browser.new_context(accept_downloads=True) as context:
+        yield context
+
+
 @pytest.fixture
-def open_page(request: pytest.FixtureRequest, studio: Studio, browser: Browser) -> Iterator[Any]:
-    """Open a window of its own on the page; afterwards no window may have asked another host or logged an error."""
-    contexts, complaints = [], []
+def open_page(
+    request: pytest.FixtureRequest, studio: Studio, browser: Browser, windows: BrowserContext
+) -> Iterator[Any]:
+    """Open a window on the page; afterwards no window may have asked another host or logged an error."""
+    pages, complaints = [], []
 
     def open_page(*, width: int = 1440, height: int = 900, dark: bool = False, query: str = "") -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
-        )
-        contexts.append(context)
-        page = context.new_page()
+        # A browser draws one page of a window: a second one gets its own.
+        page = browser.new_page(accept_downloads=True) if pages else windows.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.set_default_timeout(30_000)
         page.on("request", lambda request: complaints.append(request.url) if _is_foreign(request.url) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -118,10 +127,10 @@ def open_page(request: pytest.FixtureRequest, studio: Studio, browser: Browser) 
     open_page.complaints = complaints  # type: ignore[attr-defined]
     yield open_page
     if folder := os.environ.get("STUDIO_TEST_SCREENSHOTS"):
-        for number, context in enumerate(contexts):
-            context.pages[0].screenshot(path=f"{folder}/{request.node.name[:60]}-{number}.png", full_page=True)
-    for context in contexts:
-        context.close()
+        for number, page in enumerate(pages):
+            page.screenshot(path=f"{folder}/{request.node.name[:60]}-{number}.png", full_page=True)
+    for page in pages:
+        page.close()
     assert complaints == []
 
 
@@ -136,9 +145,9 @@ def page(open_page: Any) -> Page:
 
 
 @pytest.fixture(scope="module")
-def nothing_loaded(studio: Studio, browser: Browser) -> None:
+def nothing_loaded(studio: Studio, windows: BrowserContext) -> None:
     """No model is in memory: the page opens on the one that is, and otherwise on the starter."""
-    page = browser.new_page()
+    page = windows.new_page()
     page.goto(studio.url)
     page.locator("#session-bar .session").wait_for()
     page.click("#unload")
@@ -148,10 +157,13 @@ def nothing_loaded(studio: Studio, browser: Browser) -> None:
 
 @pytest.fixture(scope="session")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that never ends by itself: its end-of-turn token is suppressed, and its context is long."""
+    """A model that never ends by itself: its end-of-turn token is suppressed.
+
+    Slow enough to be seen at it, and its context is long.
+    """
     import json
 
-    folder = save_pico(tmp_path_factory.mktemp("models") / "talker", context=8192)
+    folder = save_pico(tmp_path_factory.mktemp("models") / "talker", context=8192, num_hidden_layers=8)
     config = folder / "generation_config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"suppress_tokens": [content["eos_token_id"]]}))

@@ -9,11 +9,12 @@ from studio import dataset, jobs
 from studio.dataset import ColumnMapping, CutOff, Format
 from studio.errors import InputError
 from studio.models import STARTER
-from studio.ui import data_panel, data_view
-from studio.ui.data_panel import FILE, HUB, NO_COLUMN, RECOGNISED, STARTER_SET
+from studio.ui import data_panel, data_view, dataset_chooser
+from studio.ui.data_panel import Cut
+from studio.ui.dataset_chooser import FILE, HUB, NO_COLUMN, RECOGNISED, STARTER_SET
 
-COLUMNS = dict.fromkeys(f"column_{number}" for number in range(data_panel.COLUMNS))
-NAMED = {"where": STARTER_SET, "bundled": "persona", "file": None, "name": ""}
+COLUMNS = dict.fromkeys(f"column_{number}" for number in range(dataset_chooser.COLUMNS))
+NAMED = {"where": STARTER_SET, "bundled": "persona", "file": None, "pasted": "", "name": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,8 @@ def test_the_starter_set_is_measured_at_one_click_without_a_network():
     shown = measure()
     assert "762 rows, " in shown["summary"]
     assert "Read as messages" in shown["summary"]
-    assert shown["cut_off"] == shown["limit"]["value"] == dict(shown["measured"].lengths.percentiles)[99]
+    assert shown["cut_off"].limit == shown["limit"]["value"] == dict(shown["measured"].lengths.percentiles)[99]
+    assert (shown["cut_off"].data, shown["cut_off"].mapping.format) == ("persona", Format.MESSAGES)
     assert sum(shown["bars"]["value"]["rows"]) == 762
 
 
@@ -79,7 +81,7 @@ def test_columns_that_are_not_recognised_are_asked_for_and_then_used(tmp_path):
     refused = measure(**named)
     assert "the columns are one, two" in refused["note"]
     assert refused["advanced"]["open"]
-    offered = data_panel.format_chosen(format_="prompt-completion", rows=refused["rows"])
+    offered = dataset_chooser.format_chosen(format_="prompt-completion", rows=refused["rows"])
     assert [offered[f"column_{n}"]["label"] for n in range(4)] == ["Prompt", "Completion", "System", "Tools"]
     assert offered["column_0"]["choices"] == ["one", "two"]
     columns = {"column_0": "one", "column_1": "two", "column_2": NO_COLUMN, "column_3": NO_COLUMN}
@@ -110,7 +112,7 @@ def test_another_source_takes_away_what_was_measured():
 def test_the_cut_off_is_told_and_kept_without_measuring_anew(tmp_path):
     found = measured_rows(tmp_path, [{"text": "word " * count} for count in (1, 1, 1, 100)])
     shown = data_panel.cut_at(limit=50, measured=found)
-    assert shown["cut_off"] == 50
+    assert shown["cut_off"] == Cut("rows.jsonl", ColumnMapping.of(Format.TEXT, text="text"), 50)
     assert "At 50: 25 % of the rows are cut (1)" in shown["cost"]
     assert "no row is cut" in data_panel.cut_at(limit=1000, measured=found)["cost"]
     assert data_panel.cut_at(limit=50, measured=None) == {"cost": "", "cut_off": None}
@@ -155,15 +157,15 @@ def test_the_bars_hold_every_row_and_the_last_one_those_beyond(tmp_path):
 
 
 def test_a_split_says_what_it_takes():
-    offer = result(jobs.look_at_dataset(data_panel.source_of(**NAMED), token=False))
-    looked = data_panel.Looked(offer.source, offer)
-    assert "persona, test: 36.2 kB" in data_panel.split_chosen(looked=looked, split="test")["there"]
+    offer = result(jobs.look_at_dataset(dataset_chooser.source_of(**NAMED), token=False))
+    looked = dataset_chooser.Looked(offer.source, offer)
+    assert "persona, test: 36.2 kB" in dataset_chooser.split_chosen(looked=looked, split="test")["there"]
 
 
 def test_every_format_has_room_for_its_columns():
-    assert max(len(dataset.REQUIRED[each] + dataset.OPTIONAL[each]) for each in Format) == data_panel.COLUMNS
+    assert max(len(dataset.REQUIRED[each] + dataset.OPTIONAL[each]) for each in Format) == dataset_chooser.COLUMNS
 
 
 def test_a_path_is_no_file_that_was_chosen():
     with pytest.raises(InputError, match="No file"):
-        data_panel.source_of(where=FILE, bundled="persona", file=None, name="/etc/passwd")
+        dataset_chooser.source_of(where=FILE, bundled="persona", file=None, pasted="", name="/etc/passwd")

@@ -10,6 +10,7 @@ import pytest
 from studio.errors import InputError
 from studio.generation import GenerationSettings
 from studio.tokenizer import Kind, Recipe
+from studio.training import TrainingSettings
 from studio.ui import form
 
 
@@ -62,3 +63,16 @@ def test_the_recipe_of_a_tokenizer_is_drawn_and_read_back() -> None:
     assert drawn["kind"].choices == [(str(kind), str(kind)) for kind in Kind]
     changed = form.read(Recipe, values | {"kind": "WordPiece", "minimum_frequency": "3", "longest_token": ""})
     assert changed == Recipe(kind=Kind.WORDPIECE, minimum_frequency=3)
+
+
+def test_numbers_that_no_slider_can_set_are_typed_and_a_whole_one_reads_back_as_what_the_field_holds() -> None:
+    with gr.Blocks():
+        drawn = form.widgets(TrainingSettings)
+    typed = {name for name, widget in drawn.items() if isinstance(widget, gr.Number)}
+    assert {"learning_rate", "epochs", "seed", "batch_tokens"} <= typed
+    assert isinstance(drawn["dropout"], gr.Slider)
+    values = {name: widget.value for name, widget in drawn.items()}
+    assert form.read(TrainingSettings, values) == TrainingSettings()
+    assert type(form.read(TrainingSettings, values | {"epochs": 2}).epochs) is float
+    with pytest.raises(InputError, match="Learning rate is None"):
+        form.read(TrainingSettings, values | {"learning_rate": None})

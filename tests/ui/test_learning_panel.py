@@ -9,11 +9,19 @@ from dataset_steps import rows_of
 
 from studio.tokenizer import Recipe
 from studio.ui import learning_panel
-from studio.ui.data_panel import FILE, STARTER_SET
+from studio.ui.dataset_chooser import FILE, STARTER_SET
 from studio.ui.learning_panel import ALL_COLUMNS, FILES, ROWS
 
 RECIPE = {f"recipe_{field.name}": field.default for field in dataclasses.fields(Recipe)}
-DATA = {"where": STARTER_SET, "bundled": "orders", "file": None, "name": "", "looked": None, "split": None}
+DATA = {
+    "where": STARTER_SET,
+    "bundled": "orders",
+    "file": None,
+    "pasted": "",
+    "name": "",
+    "looked": None,
+    "split": None,
+}
 ASKED = {"column": ALL_COLUMNS, "files": None, "learned_name": "mine", "model": "starter", "text": "Hello there"}
 
 
@@ -25,7 +33,7 @@ def workspace(monkeypatch, tmp_path):
 
 def train(learn_from=ROWS, **values):
     shown = {}
-    for update in learning_panel.train(learn_from=learn_from, **{**RECIPE, **DATA, **ASKED, **values}):
+    for update in learning_panel.train_tokenizer(learn_from=learn_from, **{**RECIPE, **DATA, **ASKED, **values}):
         shown |= update
     return shown
 
@@ -37,7 +45,9 @@ def test_the_starter_set_teaches_a_tokenizer_that_can_be_used(workspace):
     assert "fewer tokens than starter" in shown["found"]
     assert 'class="tokens"' in shown["found"]
     used = learning_panel.used(made=shown["made"])
-    assert used["model"] == str(workspace / "tokenizers" / "mine")
+    folder = str(workspace / "tokenizers" / "mine")
+    assert used["model"]["value"] == folder
+    assert ("mine (tokenizer)", folder) in used["model"]["choices"]
 
 
 def test_a_vocabulary_that_the_text_does_not_fill_says_why():

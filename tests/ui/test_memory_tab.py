@@ -10,9 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from memory_shapes import TINY
 
+from studio import compute, jobs, memory
 from studio.errors import InputError
-from studio.memory import Question
+from studio.loading import best_precision
+from studio.memory import Entry, Question
 from studio.models import Precision
 from studio.ui import memory_tab
 
@@ -24,6 +27,12 @@ def ask(**changes: Any) -> dict[str, Any]:
     """The last thing that is drawn."""
     *_, last = memory_tab.ask(**WIDGETS | changes)
     return last
+
+
+def ask_again(question: Question) -> jobs.Answer:
+    """What is said to a question that was handed on."""
+    *_, last = jobs.estimate(question, token=False)
+    return last.result
 
 
 def test_untouched_widgets_ask_the_question_as_it_is_by_default() -> None:
@@ -47,6 +56,14 @@ def test_what_is_typed_by_hand_stands_for_the_strips_model() -> None:
     assert "32 with full attention" in drawn["answer"]
     assert "it fits T4" in drawn["fitting"]
     assert drawn["apply"]["visible"]
+
+
+def test_the_question_that_fits_is_what_is_handed_on() -> None:
+    drawn = ask(typed="8B", device="rtx4090", checkpointing=False, context="4096")
+    assert drawn["send"]["visible"]
+    assert drawn["question"] != memory_tab.question_of(**WIDGETS)
+    assert memory_tab._drawn(ask_again(drawn["question"]))["apply"]["visible"] is False
+    assert ask(task="generate")["send"]["visible"] is False
 
 
 def test_what_is_applied_fits() -> None:
@@ -85,6 +102,9 @@ def test_a_question_that_makes_no_sense_gets_a_sentence_and_no_answer(changes: d
 
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+GEMMA = TINY["gemma3"] | {"model_type": "gemma3_text"}
+SEES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14}  # fmt: skip
 SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
@@ -98,6 +118,7 @@ SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_atte
         ({"model_type": "t5", "vocab_size": 100, "d_model": 32, "num_layers": 2, "num_heads": 4}, "a decoder"),
         ({"model_type": "llama", **SIZES, "quantization_config": GPTQ}, "quantized already"),
         ({"model_type": "llama", **SIZES, "hidden_size": -32}, "cannot build"),
+        ({"model_type": "gemma3", "text_config": GEMMA, "vision_config": SEES}, "what sees or hears"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_told_of_a_model_is_said(tmp_path: Path, config: dict[str, Any], words: str) -> None:
@@ -111,6 +132,28 @@ def test_the_dry_run_stands_beside_the_formula(pico: Path) -> None:
     assert "The dry run says" in drawn["answer"]
     assert "carried out on tensors without content" in drawn["answer"]
     assert idle["stop"]["visible"] is False
+
+
+def test_where_the_two_engines_are_far_apart_the_page_says_so_and_trusts_the_dry_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY["gemma3"]))
+    *_, drawn, _ = memory_tab.rehearse(**WIDGETS | {"model": str(tmp_path)})
+    said = re.search(r"The dry run says (\S+ \S+), the formula", drawn["answer"])
+    assert said
+    assert "the dry run is the one to trust, and it is shown." in drawn["answer"]
+    assert f"<strong>{said[1]} to train" in drawn["answer"]
+
+
+@pytest.mark.parametrize(
+    ("device", "held"), [("", "bf16"), ("a100-80", "bf16"), ("t4", "fp16"), ("cpu-space", "fp32"), ("apple-16", "bf16")]
+)
+def test_a_precision_that_is_left_open_is_the_one_that_loading_takes_there(device: str, held: str) -> None:
+    assert memory_tab.question_of(**WIDGETS | {"device": device}).precision == held
+    assert f"to train starter in {held}" in ask(device=device)["answer"]
+
+
+def test_on_this_machine_it_is_what_load_chooses_here() -> None:
+    here, _ = best_precision(compute.machine())
+    assert memory_tab.question_of(**WIDGETS | {"device": "this"}).precision is here
 
 
 def test_a_link_asks_the_whole_question_again() -> None:
@@ -142,3 +185,47 @@ def test_a_closed_tab_answers_nothing() -> None:
 def test_an_empty_field_is_named() -> None:
     with pytest.raises(InputError, match="Rank"):
         memory_tab.question_of(**WIDGETS | {"rank": ""})
+
+
+def remembered(workspace: Path, more: int, times: int) -> None:
+    """Loads of two sizes on this machine, each of which took `more` bytes than was predicted."""
+    for n in range(times):
+        predicted = (1 + n % 2) * 10**9
+        entry = Entry("load", compute.machine().name, "<b>/model", "bf16", predicted, predicted + more)
+        assert memory.remember(workspace, entry)
+
+
+def test_the_record_is_on_the_tab_and_corrects_visibly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_WORKSPACE", str(tmp_path))
+    assert ask()["record"] == ""
+    remembered(tmp_path, 212_000_000, 9)
+    drawn = ask(precision="bf16")
+    assert "9 loads on this machine, median error 17.5%" in drawn["record"]
+    assert "this machine took 212 MB more in 9 of 9 loads" in drawn["record"]
+    assert drawn["record"].count("<tr>") == 7  # a head, and the last six
+    assert "&lt;b&gt;/model" in drawn["record"]
+    said = re.search(
+        r"On this machine (\S+ \S+), corrected from (\S+ \S+): this machine took 212 MB more", drawn["answer"]
+    )
+    assert said
+    assert said[1] != said[2]
+    assert f"corrected from {said[2]}" in drawn["verdicts"]
+    assert f"{said[1]} at the peak, by the formula" in ask(device="this", precision="bf16")["fitting"]
+
+
+def test_a_record_without_a_constant_corrects_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_WORKSPACE", str(tmp_path))
+    remembered(tmp_path, 0, 9)
+    drawn = ask()
+    assert "median error 0.0%" in drawn["record"]
+    assert "no constant to correct by" in drawn["record"]
+    assert "corrected" not in drawn["answer"] + drawn["verdicts"]
+
+
+def test_a_visitor_sees_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_WORKSPACE", str(tmp_path))
+    remembered(tmp_path, 212_000_000, 9)
+    monkeypatch.setenv("SPACE_ID", "owner/studio")
+    drawn = ask()
+    assert drawn["record"] == ""
+    assert "corrected" not in drawn["answer"] + drawn["verdicts"]

@@ -78,7 +78,14 @@ def test_the_look_can_be_switched_by_hand(page: Page) -> None:
 
 
 def test_only_finished_tabs_are_there(page: Page) -> None:
-    assert page.get_by_role("tab").all_inner_texts() == ["Tokenizer", "Memory", "Load", "Generate"]
+    assert page.get_by_role("tab").all_inner_texts() == [
+        "Tokenizer",
+        "Memory",
+        "Load",
+        "Fine-tune",
+        "Merge",
+        "Generate",
+    ]
 
 
 def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(open_page: Any, tmp_path: Any) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from memory_shapes import TINY
+from page_steps import open_tab
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
@@ -70,6 +75,14 @@ def test_the_step_is_carried_out_and_stands_beside_the_formula(memory: Page) -> 
     memory.locator("#stop-rehearsal").wait_for(state="hidden")
 
 
+def test_where_the_engines_are_apart_the_dry_run_is_shown(memory: Page, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY["gemma3"]))
+    type_model(memory, str(tmp_path))
+    memory.click("#rehearse")
+    memory.locator("#memory-answer .caution", has_text="the dry run is the one to trust").wait_for(timeout=120_000)
+    assert "told by the real step" in memory.inner_text("#memory-answer .headline")
+
+
 def test_a_dry_run_can_be_stopped_and_started_again(memory: Page) -> None:
     type_model(memory, "8B")
     memory.click("#rehearse")
@@ -92,6 +105,19 @@ def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_has_no_line_that_leaves_it(open_page: Any, dark: bool) -> None:
     page = open_page(width=390, height=844, dark=dark)
-    page.get_by_role("tab", name="Memory").click()
+    open_tab(page, "Memory")
     page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_what_was_weighed_is_set_up_under_fine_tune_at_one_click(page: Page) -> None:
+    open_tab(page, "Memory")
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
+    page.fill("#memory-rank input", "8")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1500)
+    page.click("#memory-send")
+    page.locator("#train-rank").wait_for()
+    page.locator("#training-meaning", has_text="Every setting is under Advanced").wait_for(timeout=90_000)
+    assert page.input_value("#train-rank input") == "8"
+    assert page.input_value("#train-alpha input") == "16"

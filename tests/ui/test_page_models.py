@@ -68,7 +68,7 @@ def test_a_model_of_the_hub_is_downloaded_with_progress_and_answers(page: Page, 
 
 def test_a_cancelled_download_goes_on_where_it_was(page: Page, studio: Studio, large: Path) -> None:
     studio.hub.add("alice/cancelled", large)
-    slow = studio.hub.fault("/_cdn/", pace=0.1)
+    slow = studio.hub.fault("/_cdn/", pace=1.0)  # it takes minutes, so that it is never over before it is cancelled
     begin_load(page, "alice/cancelled")
     page.locator("#model-note", has_text=re.compile(r"Downloading [1-9][\d.]* [kM]B of")).wait_for()
     page.click("#cancel-load")
@@ -108,11 +108,18 @@ def unknown_architecture(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "nobody-knows-it"}))
 
 
+def only_tokenizer(folder: Path) -> None:
+    for file in folder.iterdir():
+        if not file.name.startswith("token"):
+            file.unlink()
+
+
 BROKEN_FOLDERS = [
     (drop_weights, "config but no weights"),
     (only_pickle, "only as pickle"),
     (truncate, "model.safetensors is damaged"),
     (drop_tokenizer, "without a tokenizer"),
+    (only_tokenizer, "holds a tokenizer and no model"),
     (unknown_architecture, "does not know this architecture"),
 ]
 
@@ -172,7 +179,7 @@ def test_two_loads_at_once_take_turns(open_page: Any, pico: Path) -> None:
 def test_unload_waits_for_the_reply_that_is_being_written(open_page: Any, talker: Path) -> None:
     first, second = open_page(), open_page()
     load(first, talker)
-    set_advanced(first, max_new_tokens=2000)  # long enough to be seen at it by a browser that is short of time
+    set_advanced(first, max_new_tokens=1000)  # long enough to be seen at it by a browser that is short of time
     first.fill("#message textarea", "Hello")
     first.click("#send")
     first.locator("#generation-note", has_text="Writing").wait_for()

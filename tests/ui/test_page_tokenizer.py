@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
 
+# Paste so many characters; say whether the browser was told not to.
+PASTE = """(length) => {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData("text", "x".repeat(length));
+  const paste = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+  return !document.querySelector("#tokenizer-text textarea").dispatchEvent(paste);
+}"""
+
+
+# Put so many characters into the field, as a drop of text does.
+DROP = """(length) => {
+  const area = document.querySelector("#tokenizer-text textarea");
+  area.value = "x".repeat(length);
+  area.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
+
+
 def read(page: Page, text: str) -> None:
     """Type a text and wait until its tokens are there."""
     page.evaluate("document.querySelector('#pieces-view .tokenized')?.setAttribute('data-old', '')")
@@ -26,6 +43,14 @@ def read(page: Page, text: str) -> None:
 def drawn(page: Page) -> list[str]:
     """The tokens as they are drawn, without the marks that let a line break."""
     return [text.replace("\u200b", "") for text in page.locator("#pieces-view .tokens i").all_text_contents()]
+
+
+def add_to_comparison(page: Page, model: str) -> None:
+    page.click("#compare-others input")
+    page.keyboard.type(model)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.locator("#compare-others .token", has_text=model).wait_for()
 
 
 @pytest.fixture
@@ -143,10 +168,7 @@ def test_several_texts_become_a_grid(page: Page) -> None:
 
 def test_tokenizers_are_compared_in_many_languages(page: Page, pico: Path) -> None:
     open_part(page, "Compare")
-    page.click("#compare-others input")
-    page.keyboard.type(str(pico))
-    page.keyboard.press("Enter")
-    page.keyboard.press("Escape")
+    add_to_comparison(page, str(pico))
     page.click("#compare-begin")
     page.locator("#compared .headline", has_text="starter needs the fewest tokens").wait_for()
     assert page.locator("#compared tr", has_text="Arabic").count() == 1
@@ -155,12 +177,40 @@ def test_tokenizers_are_compared_in_many_languages(page: Page, pico: Path) -> No
 
 def test_a_tokenizer_that_cannot_be_had_is_named_before_anything_is_compared(page: Page) -> None:
     open_part(page, "Compare")
-    page.click("#compare-others input")
-    page.keyboard.type("dora/nobody")
-    page.keyboard.press("Enter")
-    page.keyboard.press("Escape")
+    add_to_comparison(page, "dora/nobody")
     page.click("#compare-begin")
     page.locator("#compare-note .problem", has_text="dora/nobody").wait_for()
+
+
+def test_tokenizers_are_compared_on_the_rows_under_your_data(page: Page, pico: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"text": "one <b>two</b>"}\n' * 20)
+    open_part(page, "Your data")
+    page.locator("#data-there .note").wait_for(timeout=60_000)
+    page.get_by_text("A file of yours").click()
+    page.set_input_files("#data-file input[type=file]", file)
+    page.locator("#data-there .note", has_text="mine.jsonl").wait_for()
+    open_part(page, "Compare")
+    add_to_comparison(page, str(pico))
+    page.get_by_text("The rows under Your data", exact=True).click()
+    page.click("#compare-begin")
+    page.locator("#compared .headline", has_text="mine.jsonl, 20 rows").wait_for(timeout=60_000)
+    assert page.locator("#compared td", has_text="text").count() >= 1
+
+
+def test_a_text_of_fifty_megabytes_is_refused_before_it_is_sent(pieces: Page) -> None:
+    read(pieces, "Once upon")
+    sent: list[int] = []
+    pieces.on("request", lambda request: sent.append(len(request.post_data or "")))
+    pieces.evaluate(DROP, 50_000_000)
+    pieces.locator("#too-long .problem", has_text="at most 10 MB").wait_for()
+    assert pieces.input_value("#tokenizer-text textarea") == "Once upon"
+    assert pieces.evaluate(PASTE, 50_000_000)  # the browser was told not to
+    pieces.fill("#tokenizer-text textarea", "Once upon a time")
+    pieces.locator("#too-long").wait_for(state="hidden")
+    pieces.locator("#pieces-view .tokens i", has_text="time").wait_for()
+    assert not pieces.evaluate(PASTE, 10)
+    assert max(sent) < 10_000
 
 
 def test_the_tab_fits_a_phone(open_page: Any) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_steps import open_part, weak_texts
+from page_steps import open_part, taken_in, weak_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,10 @@ def name_on_the_hub(page: Page, name: str) -> str:
     """Choose the Hub, write the name, and return what is said of it."""
     page.get_by_text("The Hub", exact=True).click()
     page.locator("#data-name").wait_for()
-    page.wait_for_timeout(300)
+    page.locator("#data-there .note").wait_for(state="hidden")
     page.evaluate("document.querySelectorAll('#data-there .prose, #data-note .prose').forEach(e => e.innerHTML = '')")
     page.fill("#data-name input, #data-name textarea", name)
+    taken_in(page)
     page.click("#data-look")
     over = page.locator("#data-there .note, #data-note .problem").first
     over.wait_for(timeout=30_000)

@@ -83,6 +83,19 @@ def test_a_copy_is_tried_beside_the_original_and_taken_back(talk: Page) -> None:
     assert "New!" not in read(talk)
 
 
+def test_a_template_that_loops_can_be_stopped_and_another_tried(talk: Page) -> None:
+    talk.click("#template-advanced .label-wrap")
+    talk.locator("#template-edited .cm-content").click()
+    talk.keyboard.press("Control+Home")
+    # Written at once: each key by itself would be tried. The editor closes the braces by itself, too.
+    talk.keyboard.insert_text("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}")
+    talk.locator("#template-stop").click()
+    talk.locator("#template-note", has_text="Stopped.").wait_for()
+    talk.locator("#template-stop").wait_for(state="hidden")
+    talk.click("#template-back")
+    talk.locator("#template-trial", has_text="The copy is the original").wait_for()
+
+
 def test_a_tool_call_that_the_template_refuses_says_so(talk: Page) -> None:
     talk.click("#template-advanced .label-wrap")
     talk.click("#call-example")

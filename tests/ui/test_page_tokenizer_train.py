@@ -49,7 +49,10 @@ def test_a_tokenizer_learns_from_the_starter_set_and_every_panel_speaks_of_it(pa
     assert page.locator("#learned .tokens i").count() > 10
     page.click("#learn-use")
     page.locator("#learn-note", has_text="pirate is chosen").wait_for()
-    assert page.input_value("#model input").endswith("tokenizers/pirate")
+    assert page.input_value("#model input") == "pirate (tokenizer)"
+    assert not page.locator(".options").first.is_visible()
+    page.click("#load")
+    page.locator("#model-note .problem", has_text="holds a tokenizer and no model").wait_for()
     page.get_by_role("tab", name="Pieces").click()
     page.locator("#pieces-view .tokens i").first.wait_for()
     page.get_by_role("tab", name="Your data").click()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pico import CHAT_TEMPLATE, save_pico
 
-from studio.tokenizer import Trial
+from studio.tokenizer import Trial, template
 from studio.ui import template_view, turns
 from studio.ui.template_panel import EXAMPLE, PLAIN, TOOLS, back_to_original, example_call, show, try_copy
 from studio.ui.template_view import Tried, difference
@@ -120,7 +120,31 @@ def test_a_copy_that_loops_is_stopped_and_says_so(model: str) -> None:
     forever = "{% for a in range(100000) %}{% for b in range(100000) %}{% set x = a %}{% endfor %}{% endfor %}"
     updates = list(try_copy(**asked(model, edited=forever)))
     assert "progress" in updates[0]["trial"]
-    assert "did not come to an end" in updates[-1]["trial"]
+    assert "did not come to an end" in last(updates)["trial"]
+
+
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates may take longer than anybody waits for a test, so that only Stop ends one that loops."""
+    monkeypatch.setattr(template, "TEMPLATE_SECONDS", 3600.0)
+
+
+@pytest.mark.usefixtures("_patient")
+def test_what_is_slow_can_be_stopped_and_what_is_quick_offers_no_stop(model: str) -> None:
+    forever = "{% for a in range(100000) %}{% for b in range(100000) %}{% set x = a %}{% endfor %}{% endfor %}"
+    updates = try_copy(**asked(model, edited=forever))
+    assert next(updates)["stop"]["visible"]
+    updates.close()  # comes back
+    assert not any("stop" in update for update in try_copy(**asked(model, edited="{{ 1 }}")))
+
+
+@pytest.mark.usefixtures("_patient")
+def test_a_model_whose_template_loops_is_let_go_of_too(tmp_path: Path) -> None:
+    forever = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
+    slow = made(tmp_path / "slow", forever)
+    updates = show(**{"of": ("", ""), "trained": "All replies"} | asked(slow))
+    assert any(update.get("stop", {}).get("visible") for update in iter(lambda: next(updates), None))
+    updates.close()  # comes back
 
 
 def test_a_copy_with_a_mistake_shows_the_line_with_its_text(model: str) -> None:

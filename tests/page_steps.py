@@ -113,7 +113,7 @@ def begin_load(page: Page, model: str | Path, *, precision: str | None = None) -
 def load_outcome(page: Page) -> str:
     """What the page says when it is ready, has failed, or was cancelled."""
     over = page.locator("#model-note .note:not(:has(progress)), #model-note .problem")
-    over.wait_for(timeout=60_000)
+    over.wait_for(timeout=240_000)
     page.locator("#load").wait_for()
     # The tab follows a moment later: it offers what the model can do.
     page.wait_for_timeout(300)
@@ -136,7 +136,7 @@ def forget_note(page: Page) -> None:
 def finish(page: Page) -> str:
     """Wait until the page says how a reply came out; return its words."""
     over = page.locator("#generation-note .facts, #generation-note .problem")
-    over.wait_for(timeout=90_000)
+    over.wait_for(timeout=240_000)
     page.locator("#send").wait_for()
     # Gradio drops a click that comes before the page has heard the end of the last run; nobody's hand is that quick.
     page.wait_for_timeout(200)
@@ -161,6 +161,18 @@ def set_advanced(page: Page, **values: float | bool) -> None:
 def turns(page: Page) -> list[str]:
     """The texts of the chat, one a bubble; folded reasoning is left out."""
     return [text.strip() for text in page.locator("#chat .message-content").all_inner_texts()]
+
+
+def unreadable(page: Page) -> list[tuple[str, float]]:
+    """What cannot be read, in light and in dark: texts of weak contrast, and by how much the page leaves its window."""
+    found = []
+    for _ in range(2):
+        page.evaluate("document.body.classList.toggle('dark')")
+        page.wait_for_timeout(400)  # colours fade
+        found += weak_texts(page)
+        beyond = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        found += [("pixels beyond the window", beyond)] * (beyond > 0)
+    return found
 
 
 def weak_texts(page: Page) -> list[tuple[str, float]]:

@@ -151,6 +151,7 @@ def test_a_kernel_that_computes_something_else_is_caught(form, folder, monkeypat
         training.check_gradients(model)
 
 
+@needs_kernel
 def test_the_check_leaves_the_model_as_it_is(folder):
     model = load(folder, "nf4, double, bf16", guarded=False)
     state = torch.get_rng_state()

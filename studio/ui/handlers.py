@@ -43,6 +43,9 @@ def on(
     **options: Any,
 ) -> Any:
     """Listen to events: `inputs` become the handler's keywords, and what it returns is named by `outputs`."""
+    for output in outputs.values():
+        if _stays_mounted(output) and output.visible is False:
+            output.visible = "hidden"
     options = _quiet() | options
     return gr.on(triggers, _named(handler, outputs), inputs_kwargs=inputs, outputs=list(outputs.values()), **options)
 
@@ -78,10 +81,31 @@ def _quiet() -> dict[str, Any]:
     return {"show_progress": "hidden", "show_progress_on": first, "api_visibility": "private"}
 
 
+def _stays_mounted(output: Any) -> bool:
+    """Whether an output that is not shown is hidden rather than taken out of the page.
+
+    What is shown for the first time is mounted by Gradio while other updates arrive, and was seen to stay away for good
+    on a slow machine. For a button that is to stop something this will not do. Inside of what is itself taken out it
+    stays as it was, for there Gradio shows all that is mounted.
+    """
+    around, enclosed = output.parent, False
+    while around is not None:
+        enclosed = enclosed or getattr(around, "visible", True) is False
+        around = around.parent
+    return isinstance(output, (gr.Button, gr.DownloadButton)) and not enclosed
+
+
+def _shown(output: Any, value: Any) -> Any:
+    """What an output becomes, as Gradio is told."""
+    if isinstance(value, dict) and value.get("visible") is False and _stays_mounted(output):
+        return value | {"visible": "hidden"}
+    return value
+
+
 def _named(handler: Callable[..., Any], outputs: dict[str, Any]) -> Callable[..., Any]:
     def by_component(update: Update) -> Any:
         if update:
-            return {outputs[name]: value for name, value in update.items()}
+            return {outputs[name]: _shown(outputs[name], value) for name, value in update.items()}
         # Gradio takes an empty dict for a value, and a list for the value of a single output.
         return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
 

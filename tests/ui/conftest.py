@@ -116,7 +116,7 @@ def open_page(
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme="dark" if dark else "light")
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # a machine may be slow or busy
         page.on("request", lambda request: complaints.append(request.url) if _is_foreign(request.url) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -151,7 +151,7 @@ def nothing_loaded(studio: Studio, windows: BrowserContext) -> None:
     page.goto(studio.url)
     page.locator("#session-bar .session").wait_for()
     page.click("#unload")
-    page.locator("#model-note", has_text="Unloaded").wait_for(timeout=60_000)
+    page.locator("#model-note", has_text="Unloaded").wait_for(timeout=240_000)
     page.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_steps import look_at, open_merging, taken_in, weak_texts
+from page_steps import look_at, open_merging, taken_in, unreadable, weak_texts
 from pico import save_adapter, save_pico
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
-HANG = 90_000
+HANG = 240_000
 """Milliseconds after which a test gives up."""
 
 
@@ -119,10 +119,4 @@ def test_all_of_it_can_be_read_on_a_phone(open_page: Any, two: tuple[Path, Path,
     page.click("#smaller > button")
     page.click("#combine > button")
     page.locator("#combine-write").wait_for()
-    for dark in (False, True):
-        if dark:
-            page.click("#theme-switch")
-            page.locator(".dark").first.wait_for()
-        page.wait_for_timeout(500)
-        assert weak_texts(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert unreadable(page) == []

@@ -33,7 +33,7 @@ def settle(page: Page) -> None:
 
 def open_load(page: Page) -> None:
     page.get_by_role("tab", name="Load").click()
-    page.locator("#outlook .sheet, #loading-note .problem").first.wait_for(timeout=60_000)
+    page.locator("#outlook .sheet, #loading-note .problem").first.wait_for(timeout=240_000)
     settle(page)
 
 
@@ -50,7 +50,7 @@ def foresee(page: Page) -> str:
     page.wait_for_timeout(300)  # what was typed reaches Gradio a moment later, and nobody's hand is quicker
     page.click("#foresee")
     answer = page.locator("#outlook .sheet, #loading-note .problem").first
-    answer.wait_for(timeout=60_000)
+    answer.wait_for(timeout=240_000)
     settle(page)
     return answer.inner_text()
 
@@ -59,7 +59,7 @@ def look_inside(page: Page) -> str:
     page.evaluate("document.querySelectorAll('#inside .prose, #loading-note .prose').forEach(e => e.textContent = '')")
     page.click("#look-inside")
     answer = page.locator("#inside .sheet, #loading-note .problem").first
-    answer.wait_for(timeout=60_000)
+    answer.wait_for(timeout=240_000)
     settle(page)
     return answer.inner_text()
 
@@ -164,7 +164,7 @@ def test_a_search_without_the_hub_says_so(page: Page, studio: Studio) -> None:
     studio.hub.fault("/api/models", status=503)
     page.click("#find .label-wrap")
     page.click("#find-search")
-    page.locator("#find-note .problem").wait_for(timeout=60_000)
+    page.locator("#find-note .problem").wait_for(timeout=240_000)
 
 
 def test_a_model_of_pickles_alone_is_refused_and_converted_on_the_spot(
@@ -179,7 +179,7 @@ def test_a_model_of_pickles_alone_is_refused_and_converted_on_the_spot(
     assert "only as pickle" in load(page, "dave/old-pickle")
     open_load(page)
     page.locator("#convert").click()
-    page.locator("#loading-note", has_text="Converted and compared byte for byte").wait_for(timeout=60_000)
+    page.locator("#loading-note", has_text="Converted and compared byte for byte").wait_for(timeout=240_000)
     settle(page)
     assert page.input_value("#model input").endswith("old-pickle-safetensors")
     page.evaluate("document.querySelector('#model-note .prose').textContent = ''")  # what was said of the pickles
@@ -200,7 +200,7 @@ def answer_of(page: Page, button: str) -> str:
     page.evaluate("document.querySelectorAll('#outlook .prose, #loading-note .prose').forEach(e => e.textContent = '')")
     page.click(button)
     done = "#loading-note .note:not(:has(progress)), #loading-note .problem, #outlook .sheet"
-    page.locator(done).first.wait_for(timeout=90_000)
+    page.locator(done).first.wait_for(timeout=240_000)
     settle(page)
     return page.inner_text("#loading-note") + page.inner_text("#outlook")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from memory_shapes import TINY
-from page_steps import open_tab
+from page_steps import open_tab, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 def memory(page: Page) -> Page:
     """The page with the tab open, and the question that it begins with answered."""
     page.get_by_role("tab", name="Memory").click()
-    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=240_000)
     return page
 
 
@@ -71,7 +71,7 @@ def test_a_context_that_is_none_is_said_in_words(memory: Page) -> None:
 
 def test_the_step_is_carried_out_and_stands_beside_the_formula(memory: Page) -> None:
     memory.click("#rehearse")
-    memory.locator("#memory-answer", has_text="The dry run says").wait_for(timeout=120_000)
+    memory.locator("#memory-answer", has_text="The dry run says").wait_for(timeout=240_000)
     memory.locator("#stop-rehearsal").wait_for(state="hidden")
 
 
@@ -79,7 +79,7 @@ def test_where_the_engines_are_apart_the_dry_run_is_shown(memory: Page, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(TINY["gemma3"]))
     type_model(memory, str(tmp_path))
     memory.click("#rehearse")
-    memory.locator("#memory-answer .caution", has_text="the dry run is the one to trust").wait_for(timeout=120_000)
+    memory.locator("#memory-answer .caution", has_text="the dry run is the one to trust").wait_for(timeout=240_000)
     assert "told by the real step" in memory.inner_text("#memory-answer .headline")
 
 
@@ -97,27 +97,26 @@ def test_a_dry_run_can_be_stopped_and_started_again(memory: Page) -> None:
 def test_a_link_opens_the_tab_with_the_whole_question(open_page: Any) -> None:
     for _ in range(3):  # an answer to half a question that came last showed in every third load
         page = open_page(query="?memory=model%3D8B%26context%3D4096%26device%3Dt4")
-        page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=90_000)
+        page.locator("#memory-answer .headline", has_text="8B").wait_for(timeout=240_000)
         page.locator("#memory-fitting .headline", has_text="T4").wait_for()
         assert page.input_value("#memory-context input") == "4096"
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_has_no_line_that_leaves_it(open_page: Any, dark: bool) -> None:
-    page = open_page(width=390, height=844, dark=dark)
+def test_everything_can_be_read_on_a_phone(open_page: Any) -> None:
+    page = open_page(width=390, height=844)
     open_tab(page, "Memory")
-    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=240_000)
+    assert unreadable(page) == []
 
 
 def test_what_was_weighed_is_set_up_under_fine_tune_at_one_click(page: Page) -> None:
     open_tab(page, "Memory")
-    page.locator("#memory-answer .memory-answer").wait_for(timeout=90_000)
+    page.locator("#memory-answer .memory-answer").wait_for(timeout=240_000)
     page.fill("#memory-rank input", "8")
     page.keyboard.press("Tab")
     page.wait_for_timeout(1500)
     page.click("#memory-send")
     page.locator("#train-rank").wait_for()
-    page.locator("#training-meaning", has_text="Every setting is under Advanced").wait_for(timeout=90_000)
+    page.locator("#training-meaning", has_text="Every setting is under Advanced").wait_for(timeout=240_000)
     assert page.input_value("#train-rank input") == "8"
     assert page.input_value("#train-alpha input") == "16"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_steps import choose_model, finish, forget_note, look_at, open_merging, open_tab, taken_in, weak_texts
+from page_steps import choose_model, finish, forget_note, look_at, open_merging, open_tab, taken_in, unreadable
 from pico import save_adapter, save_pico
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def learnt(studio: Any) -> str:
     id_ = client.predict("starter", "persona", "most_steps=2&batch_tokens=512", "", "Pirate", api_name="/train")
     while (state := client.predict(id_, api_name="/runs")[0]["state"]) != "finished":
         assert state in ("new", "queued", "preparing", "running"), state
+        time.sleep(0.5)
     return str(id_)
 
 
@@ -38,8 +40,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, save_adapter(folder / "theirs", base)
 
 
-def verdict(page: Page, kind: str = "proven") -> str:
-    over = page.locator(f"#merged-head .merge[data-verdict={kind}]")
+def verdict(page: Page, name: str) -> str:
+    over = page.locator("#merged-head .merge[data-verdict=proven]", has_text=name)
     over.wait_for(timeout=HANG)
     return over.inner_text()
 
@@ -56,8 +58,8 @@ def test_what_the_starter_has_learnt_is_merged_proven_and_answers(open_page: Any
     page.locator("#merged-head .merge").wait_for(timeout=HANG)
     other = open_page()  # as on a phone, or after a reload
     open_merging(other, "Result")
-    assert "checks passed" in verdict(other)
-    assert "held-out rows" in verdict(page)
+    assert "checks passed" in verdict(other, name)
+    assert "held-out rows" in verdict(page, name)
     assert page.locator("#merged-head .checks li").count() == 19
     page.click("#merged-talk")
     page.locator("#model-note", has_text=f"{name} answers now").wait_for()
@@ -82,7 +84,7 @@ def test_an_adapter_from_elsewhere_is_merged_on_its_own_base(page: Page, pair: t
     page.fill("#merge-prompts textarea", "Say one.")
     taken_in(page)
     page.click("#merge-start")
-    assert "5 prompts" in verdict(page)
+    assert "5 prompts" in verdict(page, "from-elsewhere")
     page.click("#merged-load")
     page.locator("#model-note", has_text="from-elsewhere is chosen").wait_for()
     page.locator("#foresee").wait_for()
@@ -113,7 +115,7 @@ def test_a_merge_is_stopped_and_started_again(page: Page, pair: tuple[Path, Path
     stopped.wait_for(timeout=HANG)
     assert "Nothing of it was left" in stopped.inner_text()
     page.click("#merged-again")
-    verdict(page)
+    verdict(page, "stopped-once")
     open_merging(page, "All merges")
     page.locator("#merges-table", has_text="stopped-once").wait_for()
     page.click("#merges-forget")
@@ -132,13 +134,12 @@ def test_the_ways_into_a_quantized_base_are_measured(page: Page, pair: tuple[Pat
     page.fill("#merge-name input, #merge-name textarea", "onto-what-was-learnt-on")
     taken_in(page)
     page.click("#merge-start")
-    assert "checks passed" in verdict(page)
+    assert "checks passed" in verdict(page, "onto-what-was-learnt-on")
 
 
 @pytest.mark.usefixtures("learnt")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_everything_can_be_read_on_a_phone(open_page: Any, dark: bool) -> None:
-    page = open_page(width=390, height=844, dark=dark)
+def test_everything_can_be_read_on_a_phone(open_page: Any) -> None:
+    page = open_page(width=390, height=844)
     choose_model(page, "starter")
     open_tab(page, "Merge")
     page.locator("#merge-about .headline").wait_for(timeout=HANG)
@@ -147,5 +148,4 @@ def test_everything_can_be_read_on_a_phone(open_page: Any, dark: bool) -> None:
     for name in ("Set up", "Result", "All merges"):
         open_merging(page, name)
         page.wait_for_timeout(1500)
-        assert weak_texts(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert unreadable(page) == []

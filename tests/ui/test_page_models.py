@@ -72,7 +72,7 @@ def test_a_cancelled_download_goes_on_where_it_was(page: Page, studio: Studio, l
     begin_load(page, "alice/cancelled")
     page.locator("#model-note", has_text=re.compile(r"Downloading [1-9][\d.]* [kM]B of")).wait_for()
     page.click("#cancel-load")
-    page.locator("#model-note", has_text="Cancelled").wait_for(timeout=15_000)
+    page.locator("#model-note", has_text="Cancelled").wait_for(timeout=240_000)
     page.locator("#load").wait_for()
     studio.hub.faults.remove(slow)
     assert "is ready" in load(page, "alice/cancelled")
@@ -184,7 +184,7 @@ def test_unload_waits_for_the_reply_that_is_being_written(open_page: Any, talker
     first.click("#send")
     first.locator("#generation-note", has_text="Writing").wait_for()
     second.click("#unload")
-    second.locator("#model-note", has_text="Unloaded").wait_for(timeout=60_000)
+    second.locator("#model-note", has_text="Unloaded").wait_for(timeout=240_000)
     finish(first)
 
 

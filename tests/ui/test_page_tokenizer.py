@@ -186,7 +186,7 @@ def test_tokenizers_are_compared_on_the_rows_under_your_data(page: Page, pico: P
     file = tmp_path / "mine.jsonl"
     file.write_text('{"text": "one <b>two</b>"}\n' * 20)
     open_part(page, "Your data")
-    page.locator("#data-there .note").wait_for(timeout=60_000)
+    page.locator("#data-there .note").wait_for(timeout=240_000)
     page.get_by_text("A file of yours").click()
     page.set_input_files("#data-file input[type=file]", file)
     page.locator("#data-there .note", has_text="mine.jsonl").wait_for()
@@ -194,7 +194,7 @@ def test_tokenizers_are_compared_on_the_rows_under_your_data(page: Page, pico: P
     add_to_comparison(page, str(pico))
     page.get_by_text("The rows under Your data", exact=True).click()
     page.click("#compare-begin")
-    page.locator("#compared .headline", has_text="mine.jsonl, 20 rows").wait_for(timeout=60_000)
+    page.locator("#compared .headline", has_text="mine.jsonl, 20 rows").wait_for(timeout=240_000)
     assert page.locator("#compared td", has_text="text").count() >= 1
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_steps import open_part, taken_in, weak_texts
+from page_steps import open_part, taken_in, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def _well_behaved_hub(studio: Studio) -> Iterator[None]:
 
 def open_panel(page: Page) -> None:
     open_part(page, "Your data")
-    page.locator("#data-there .note").wait_for(timeout=60_000)
+    page.locator("#data-there .note").wait_for(timeout=240_000)
     page.wait_for_timeout(300)
 
 
@@ -35,7 +35,7 @@ def measure(page: Page) -> str:
     page.evaluate("document.querySelectorAll('#data-note .prose, #data-summary .prose').forEach(e => e.innerHTML = '')")
     page.click("#measure")
     over = page.locator("#data-summary .sheet, #data-note .problem").first
-    over.wait_for(timeout=60_000)
+    over.wait_for(timeout=240_000)
     page.locator("#measure-stop").wait_for(state="hidden")
     page.wait_for_timeout(300)
     return over.inner_text()
@@ -59,7 +59,7 @@ def name_on_the_hub(page: Page, name: str) -> str:
     taken_in(page)
     page.click("#data-look")
     over = page.locator("#data-there .note, #data-note .problem").first
-    over.wait_for(timeout=30_000)
+    over.wait_for(timeout=240_000)
     page.locator("#measure-stop").wait_for(state="hidden")
     page.wait_for_timeout(300)
     return over.inner_text()
@@ -150,7 +150,7 @@ def test_counting_can_be_stopped_and_begun_again(page: Page, tmp_path: Path) -> 
     open_panel(page)
     upload(page, file)
     page.click("#measure")
-    page.locator("#data-note", has_text="Counting").wait_for(timeout=60_000)
+    page.locator("#data-note", has_text="Counting").wait_for(timeout=240_000)
     page.click("#measure-stop")
     page.locator("#data-note", has_text="Stopped.").wait_for()
     page.get_by_text("A starter set").click()
@@ -158,12 +158,10 @@ def test_counting_can_be_stopped_and_begun_again(page: Page, tmp_path: Path) -> 
     assert "762 rows" in measure(page)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_everything_can_be_read_on_a_phone(open_page: Any, dark: bool) -> None:
-    page = open_page(width=390, height=844, dark=dark)
+def test_everything_can_be_read_on_a_phone(open_page: Any) -> None:
+    page = open_page(width=390, height=844)
     open_panel(page)
     measure(page)
     page.get_by_text("longest rows").click()
     page.click("#data-mapping > button")
-    assert weak_texts(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert unreadable(page) == []

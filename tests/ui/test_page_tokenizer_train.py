@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_steps import open_part, weak_texts
+from page_steps import open_part, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def train(page: Page, name: str) -> str:
     page.evaluate("document.querySelectorAll('#learn-note .prose, #learned .prose').forEach(e => e.innerHTML = '')")
     page.click("#learn")
     over = page.locator("#learned .sheet, #learn-note .problem").first
-    over.wait_for(timeout=90_000)
+    over.wait_for(timeout=240_000)
     page.locator("#learn-stop").wait_for(state="hidden")
     page.wait_for_timeout(300)
     return over.inner_text()
@@ -56,9 +56,9 @@ def test_a_tokenizer_learns_from_the_starter_set_and_every_panel_speaks_of_it(pa
     page.get_by_role("tab", name="Pieces").click()
     page.locator("#pieces-view .tokens i").first.wait_for()
     page.get_by_role("tab", name="Your data").click()
-    page.locator("#data-there .note").wait_for(timeout=60_000)
+    page.locator("#data-there .note").wait_for(timeout=240_000)
     page.click("#measure")
-    page.locator("#data-summary", has_text="tokenizers/pirate").wait_for(timeout=60_000)
+    page.locator("#data-summary", has_text="tokenizers/pirate").wait_for(timeout=240_000)
 
 
 def test_text_files_are_learned_from_and_a_taken_name_is_refused(page: Page, tmp_path: Path) -> None:
@@ -104,17 +104,15 @@ def test_training_can_be_stopped(page: Page, tmp_path: Path) -> None:
     page.locator("#learn-files", has_text="long").wait_for()
     fill(page, "#learn-name", "stopped")
     page.click("#learn")
-    page.locator("#learn-note", has_text="Co").wait_for(timeout=60_000)
+    page.locator("#learn-note", has_text="Co").wait_for(timeout=240_000)
     page.click("#learn-stop")
-    page.locator("#learn-note", has_text="Nothing was kept").wait_for(timeout=60_000)
+    page.locator("#learn-note", has_text="Nothing was kept").wait_for(timeout=240_000)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_everything_can_be_read_on_a_phone(open_page: Any, dark: bool) -> None:
-    page = open_page(width=390, height=844, dark=dark)
+def test_everything_can_be_read_on_a_phone(open_page: Any) -> None:
+    page = open_page(width=390, height=844)
     open_panel(page)
     fill(page, "#setting-vocabulary-size", "400")
-    train(page, f"phone-{dark}")
+    train(page, "phone")
     page.click("#learn-advanced > button")
-    assert weak_texts(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert unreadable(page) == []

@@ -98,14 +98,14 @@ def template_panel(model: gr.Dropdown) -> Panel:
                 stop = gr.Button("Stop", variant="stop", min_width=96, visible=False, elem_id="template-stop")
                 note = gr.HTML("", elem_id="template-note", elem_classes="note-line")
                 view = gr.HTML("", elem_id="template-view")
-        with gr.Accordion("Advanced: tools, and the template itself", open=False, elem_id="template-advanced") as more:
+        with gr.Accordion("Advanced: tools, and the template itself", open=False, elem_id="template-advanced"):
             tools, tool, call, plain = _tools()
             drawn = _template()
         of = gr.State(("", ""))
     back = drawn.pop("back")
     advanced = {key: drawn[key] for key in ("which", "edited")}
     inputs = {"model": model, "of": of, "tools": tools, "count": rows.count, **settings, **advanced, **rows.values}
-    outputs = {"note": note, "view": view, "more": more, "of": of, "stop": stop, **drawn}
+    outputs = {"note": note, "view": view, "of": of, "stop": stop, **drawn}
     live = [*(part.change for part in (tools, rows.count, *settings.values(), *rows.values.values()))]
     shown = on([*live, drawn["which"].input], show, inputs=inputs, outputs=outputs, **TEXT_QUEUE)
     copied = {key: value for key, value in inputs.items() if key not in ("trained", "of")}
@@ -219,9 +219,10 @@ def show(
     if chosen:
         yield from _conversation(found, conversation)
     else:
-        none = "This model has no chat template: it was made to continue texts. Under Advanced, a plain one is tried."
-        yield {"note": "", "view": wording.caution(none), "more": gr.update(open=True)}
-    yield from _trial(found, conversation, chosen, edited)
+        none = wording.caution("This model has no chat template: it was made to continue texts. A plain one is tried.")
+        yield {"note": "", "view": none}
+    for update in _trial(found, conversation, chosen, edited):
+        yield update if chosen else update | {"view": none + update["trial"]}
 
 
 def _conversation(found: Opened, asked: Asked) -> Iterator[Update]:

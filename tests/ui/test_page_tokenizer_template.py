@@ -109,6 +109,8 @@ def test_a_tool_call_that_the_template_refuses_says_so(talk: Page) -> None:
 def test_a_model_without_a_template_gets_one_to_try(talk: Page, without_template: Path) -> None:
     choose_model(talk, str(without_template))
     talk.locator("#template-view .caution", has_text="no chat template").wait_for()
+    talk.locator("#template-view", has_text="assistant:").wait_for()
+    talk.click("#template-advanced .label-wrap")
     talk.locator("#template-trial", has_text="assistant:").wait_for()
     choose_model(talk, "starter")
     talk.locator("#template-view .tokens i").first.wait_for()

@@ -586,7 +586,7 @@ def test_loading_never_holds_more_than_the_model_and_a_file(sharded):
     lines = [line.split() for line in run.stdout.splitlines()]
     assert [precision for precision, _, _ in lines] == ["bf16", "int8", "nf4"]
     for precision, peak, weights in lines:
-        assert int(peak) < int(weights) + max(sizes) + 40_000_000, f"{precision}: {peak} for {weights}"
+        assert int(peak) < int(weights) + max(sizes) + 50_000_000, f"{precision}: {peak} for {weights}"
         assert int(peak) > int(weights)
 
 

@@ -122,6 +122,8 @@ def open_page(
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"{studio.url}{query}")
         page.locator("#session-bar .session").wait_for()
+        # With the bar comes the name of the model that is in memory, a moment later: what is typed before is lost.
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 200)))")
         return page
 
     open_page.complaints = complaints  # type: ignore[attr-defined]

@@ -141,7 +141,7 @@ def test_one_that_does_not_fit_leaves_no_layer_behind(pico, tmp_path):
     assert torch.equal(logits(model), before)
 
 
-def test_a_broken_one_and_one_of_another_base_are_refused(pico, tmp_path, monkeypatch):
+def test_a_broken_one_and_one_of_another_base_are_refused(pico, tmp_path):
     from studio.adapters.sketch import sketch, write_sketch
 
     folder, model = save_adapter(tmp_path / "adapter", pico), plain(pico)
@@ -152,14 +152,17 @@ def test_a_broken_one_and_one_of_another_base_are_refused(pico, tmp_path, monkey
     with pytest.raises(Unsupported, match="trained on another base"):
         adapters.check_attachable(adapters.read(folder), model)
     write_sketch(folder, sketch(rows))
-    with monkeypatch.context() as patch, pytest.raises(DoesNotFit, match="beside the model"):
-        patch.setattr("studio.compute.free_memory", lambda: 1)
-        adapters.check_attachable(adapters.read(folder), model)
     tensors = load_file(folder / _FILE)
     name = next(iter(tensors))
     save_file({**tensors, name: tensors[name] * float("nan")}, folder / _FILE)
     with pytest.raises(Damaged, match="not numbers"):
         adapters.check_attachable(adapters.read(folder), model)
+
+
+def test_one_that_finds_no_room_is_refused(pico, tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.compute.free_memory", lambda: 1)
+    with pytest.raises(DoesNotFit, match="beside the model"):
+        adapters.check_attachable(adapters.read(save_adapter(tmp_path / "adapter", pico)), plain(pico))
 
 
 def test_hooks_that_come_and_go_meanwhile_do_not_hurt_those_that_were_there(pico, tmp_path):

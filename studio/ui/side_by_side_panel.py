@@ -31,7 +31,7 @@ ROWS = 8
 NO_DIFFERENCE = "No difference"
 _PACE = 20_000
 """Characters a second that a browser draws with ease; it draws all columns for each piece."""
-_BEAT = 0.2
+_BEAT = 0.4
 """Seconds between two drawings of the columns."""
 _STRENGTH = "0 is the base, 1 the adapter as it was trained"
 
@@ -176,7 +176,7 @@ def ask_all(
     *, plan: LoadPlan | None, count: int, prompt: str, blind: bool, mode: str, system: str, **values: Any
 ) -> Iterator[Update]:
     """Ask the base and every adapter, and show what each says as it says it."""
-    yield {"choice": gr.update(visible=False, value=None), "found": "", "last": None}
+    yield {"choice": gr.update(visible=False), "found": "", "last": None}
     columns = _columns(count, values)
     names = view.named(columns, {each.value: each.label for each in made()})
     if blind:

@@ -40,6 +40,7 @@ class Phase(StrEnum):
     COMPARE = "compare"  # tokenizers on the same texts, counted in bytes
     TRAIN = "train"  # a model, counted in optimizer steps
     REHEARSE = "rehearse"  # a step carried out on tensors without content, counted in its phases
+    ATTACH = "attach"  # an adapter onto a model in memory; nothing to count
     PREFILL = "prefill"  # the model reads the prompt, counted in layers
     DECODE = "decode"  # the model writes and cannot show its text yet, counted in tokens
 

@@ -12,7 +12,7 @@ from pico import change_json, save_adapter, save_pico
 from studio import adapters
 from studio.errors import InputError
 from studio.events import Finished
-from studio.jobs.adapting import Mixture, make_smaller, mix, mixture_outlook, see_through
+from studio.jobs.adapting import Mixture, bone_to_miss, make_smaller, mix, mixture_outlook, see_through, take_out
 from studio.jobs.matching import match
 from studio.merges.adapters import made, named, run_behind
 from studio.models import ModelRef
@@ -70,6 +70,10 @@ def test_no_name_leads_out_of_the_workspace(two, name):
         result(make_smaller(two[0], 2, name))
     with pytest.raises(InputError, match="name"):
         result(mix(Mixture(two[0], str(two[1]), (1, 1)), name, token=False))
+    with pytest.raises(InputError, match="name"):
+        result(take_out("starter", str(two[0]), 4, name, token=False))
+    with pytest.raises(InputError, match="name"):
+        result(bone_to_miss(str(two[0]), name, token=False))
     assert not (Settings.from_env().workspace / "adapters").exists()
 
 
@@ -92,6 +96,35 @@ def test_visitors_of_a_shared_machine_rework_nothing(two, monkeypatch):
         lambda: make_smaller(two[0], 2, "x"),
         lambda: mixture_outlook(mixture, token=False),
         lambda: mix(mixture, "x", token=False),
+        lambda: take_out("starter", "alice/tuned", 4, "x", token=False),
+        lambda: bone_to_miss("alice/bone", "x", token=False),
     ):
         with pytest.raises(InputError, match="Visitors cannot"):
             result(use())
+
+
+def test_an_adapter_is_extracted_from_a_tuned_model_of_the_hub_and_fits_its_base(pico, two, hub_server, tmp_path):
+    from adapter_variants import on_top
+
+    on_top(pico, two[0]).merge_and_unload().save_pretrained(tmp_path / "tuned")
+    hub_server.add("alice/tuned", {file.name: file.read_bytes() for file in (tmp_path / "tuned").iterdir()})
+    done = result(take_out(str(pico), "alice/tuned", 4, "extracted", token=False))
+    assert done.error < 1e-3
+    assert sorted(module.module for module in done.modules) == sorted(
+        each.path for each in adapters.read(two[0]).modules
+    )
+    matched = result(match(next(each.value for each in made() if each.name == "extracted"), token=False))
+    assert (matched.fits, matched.base) == (True, ModelRef("folder", str(pico)))
+    less = result(take_out(str(pico), "alice/tuned", 1, "less", token=False))
+    assert 0.01 < less.error < 1
+    with pytest.raises(InputError, match="one folder"):
+        result(take_out(str(pico), str(pico), 4, "none", token=False))
+
+
+def test_an_adapter_of_the_type_bone_becomes_one_that_peft_opens(pico, two, tmp_path):
+    from test_adapters_bone import save_bone
+
+    done = result(bone_to_miss(str(save_bone(tmp_path / "bone")), "miss", token=False))
+    assert (done.rank, adapters.read(Settings.from_env().workspace / "adapters" / "miss").type) == (8, "MISS")
+    with pytest.raises(InputError, match="of the type LORA"):
+        result(bone_to_miss(str(two[0]), "other", token=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studio.adapters.adapter import AdaptedModule, Adapter, TokenRows, WholeTensor
+from studio.adapters.attaching import Attached, apart, attach, check_attachable, no_strength, unchanged
 from studio.adapters.base_weights import BaseWeights, open_base
 from studio.adapters.bone import Converted, to_miss
 from studio.adapters.combine import (
@@ -28,6 +29,7 @@ __all__ = [
     "COMBINATIONS",
     "AdaptedModule",
     "Adapter",
+    "Attached",
     "BaseWeights",
     "CombineOutlook",
     "CombinePlan",
@@ -53,7 +55,10 @@ __all__ = [
     "Updates",
     "WholeTensor",
     "XRay",
+    "apart",
+    "attach",
     "build",
+    "check_attachable",
     "check_finite",
     "combine",
     "combine_outlook",
@@ -64,9 +69,11 @@ __all__ = [
     "fit_to",
     "heat_map",
     "lay_out",
+    "no_strength",
     "open_base",
     "quiet",
     "read",
     "to_miss",
+    "unchanged",
     "xray",
 ]

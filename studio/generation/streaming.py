@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Event
@@ -67,7 +67,7 @@ class Reply:
 GenerationEvent = Progress | TextDelta | Finished[Reply]
 
 
-def stream(loaded: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> Iterator[GenerationEvent]:
+def stream(loaded: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> Generator[GenerationEvent, None, None]:
     """Generate a reply. The last event is `Finished(Reply)`; closing the iterator stops within a layer's time.
 
     Raises InputError where the prompt is longer than the context or the template refuses it.

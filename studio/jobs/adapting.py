@@ -1,4 +1,4 @@
-"""What can be made of an adapter, by names: seen through beside its base, made smaller, combined with another."""
+"""What can be made of adapters and into one, by names: seen through, made smaller, combined, extracted, converted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio import adapters, hub, keeping
-from studio.adapters import Combined, CombineOutlook, CombinePlan, Compressed, XRay
+from studio.adapters import Combined, CombineOutlook, CombinePlan, Compressed, Converted, Extracted, ExtractPlan, XRay
 from studio.errors import InputError
 from studio.events import Finished, Progress
 from studio.jobs.fetching import fetch
@@ -15,6 +15,7 @@ from studio.jobs.matching import Matched
 from studio.jobs.merging import adapter_folder
 from studio.loading import LoadPlan
 from studio.merges.adapters import named
+from studio.models import ModelRef
 from studio.settings import Settings
 
 WHAT = "adapter"
@@ -73,6 +74,33 @@ def mix(mixture: Mixture, name: str, *, token: hub.Token) -> Generator[Progress 
     target = keeping.place(_workspace(), name, WHAT)
     plan = yield from _plan(mixture, target, token)
     yield from adapters.combine(plan)
+
+
+def take_out(
+    base: str, tuned: str, rank: int, name: str, *, token: hub.Token
+) -> Generator[Progress | Finished[Extracted], None, None]:
+    """Write what a full fine-tuning changed as an adapter into the folder `adapters/<name>` of the workspace.
+
+    Both models are names, and are downloaded first where they are on the Hub. The last event is `Finished(Extracted)`.
+    Raises InputError for visitors, for a name that is none or taken, and where the two do not belong together.
+    """
+    target = keeping.place(_workspace(), name, WHAT)
+    refs = ModelRef.parse(base), ModelRef.parse(tuned)
+    before = yield from fetch(LoadPlan(refs[0]), token=token)
+    after = yield from fetch(LoadPlan(refs[1]), token=token)
+    yield from adapters.extract(ExtractPlan(before, after, target, rank, str(refs[0])))
+
+
+def bone_to_miss(adapter: str, name: str, *, token: hub.Token) -> Generator[Progress | Finished[Converted], None, None]:
+    """Write an adapter of the type Bone as one of the type MiSS into the folder `adapters/<name>` of the workspace.
+
+    The last event is `Finished(Converted)`. Raises InputError for visitors, for a name that is none or taken, and where
+    it is no adapter of that type.
+    """
+    target = keeping.place(_workspace(), name, WHAT)
+    ref, _ = named(adapter)
+    folder = yield from adapter_folder(ref, token=token)
+    yield from adapters.to_miss(folder, target)
 
 
 def _plan(mixture: Mixture, target: Path, token: hub.Token) -> Generator[Progress, None, CombinePlan]:

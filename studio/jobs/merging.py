@@ -24,6 +24,7 @@ from studio.merging.outcome import Outcome, not_proven, spare_base
 from studio.merging.plan import ORIGINAL, QUANTIZED
 from studio.models import ModelRef, Precision
 from studio.runs.document import unwritable
+from studio.settings import Settings
 
 _ROWS = 64
 """Held-out rows that a proof reads at most, each with both models."""
@@ -64,7 +65,7 @@ def adapter_folder(ref: ModelRef, *, token: hub.Token) -> Generator[Progress, No
     """The folder of an adapter on this machine, downloaded first where it is on the Hub."""
     if folder := folder_here(ref):
         return folder
-    return (yield from outcome(hub.download(ref, token=token)))
+    return (yield from outcome(hub.download(ref, token=token, shared=Settings.from_env().shared)))
 
 
 @contextmanager

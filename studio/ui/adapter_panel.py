@@ -14,7 +14,8 @@ from studio.jobs.matching import Matched
 from studio.ui import adapter_view, merge_setup, wording
 from studio.ui.adapter_view import FIGURES, RELATIVE
 from studio.ui.handlers import Update, answering, hub_token, on, on_cancel, told
-from studio.ui.reworking import QUEUE, combining, free_name, largest_rank, others, shrinking
+from studio.ui.model_strip import model_choices
+from studio.ui.reworking import QUEUE, combining, converting, extracting, free_name, largest_rank, others, shrinking
 
 
 def adapter_panel(setup: dict[str, Any], parts: gr.Tabs) -> None:
@@ -23,7 +24,7 @@ def adapter_panel(setup: dict[str, Any], parts: gr.Tabs) -> None:
     with gr.Tab("Adapter", id="merging-adapter") as tab:
         gr.HTML(
             "<p>What has the adapter learnt, and where? See how much it changes in each layer, make it smaller, or add"
-            " another to it.</p>",
+            " another to it. Below, an adapter out of a model that was tuned whole, and MiSS out of Bone.</p>",
             padding=False,
             elem_classes="panel-line",
         )
@@ -39,6 +40,8 @@ def adapter_panel(setup: dict[str, Any], parts: gr.Tabs) -> None:
         found = gr.HTML("", elem_id="xray-found", elem_classes="plainly")
         smaller = shrinking(setup, parts)
         more = combining(setup, parts)
+        models = extracting(setup, parts)
+        converting(setup, parts)
     outputs: dict[str, Any] = {"seen": seen, "stop": stop, "note": note, "found": found, "rank": smaller["rank"]}
     asked = {"matched": matched, "figure": figure}
     looking = on(look.click, look_through, inputs=asked, outputs=outputs, **QUEUE)
@@ -46,6 +49,7 @@ def adapter_panel(setup: dict[str, Any], parts: gr.Tabs) -> None:
     on(figure.input, drawn, inputs={"seen": seen, "figure": figure}, outputs=outputs, queue=False)
     beside = outputs | {"about": about, "look": look, "smaller_name": smaller["name"], "shrink": smaller["write"]}
     beside |= {"second": more["second"], "combined_name": more["name"], "ahead": more["ahead"]}
+    beside |= models
     # Who is quick comes here before Set up has found the adapter.
     came = [tab.select, setup["about"].change]
     # One after the other: the second one has to know what the first has filled in.
@@ -60,8 +64,9 @@ def _nothing() -> str:
 def opened(*, matched: Matched | None, shown: str) -> Update:
     """The panel for the adapter that is chosen now; what was seen of another one, `shown`, goes."""
     emptied = {"seen": None, "found": "", "note": ""}
+    models = {name: gr.update(choices=model_choices()) for name in ("extract_base", "extract_tuned")}
     if matched is None:
-        return {"about": _nothing(), "look": gr.update(interactive=False), "shown": "", **emptied}
+        return {"about": _nothing(), "look": gr.update(interactive=False), "shown": "", **models, **emptied}
     base = f" on {wording.model(matched.base)}" if matched.base else ""
     rank = largest_rank(matched)
     update: Update = {
@@ -69,7 +74,7 @@ def opened(*, matched: Matched | None, shown: str) -> Update:
         "look": gr.update(interactive=matched.base is not None),
         "shrink": gr.update(interactive=rank > 1),
     }
-    update["second"] = gr.update(choices=others(matched))
+    update |= models | {"second": gr.update(choices=others(matched))}
     if shown == (now := f"{matched.adapter.folder} {matched.base}"):
         return update
     return update | {

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable
 from math import ceil
 
-from studio.adapters import Combined, CombineOutlook, Compressed, SeenModule, XRay, heat_map
+from studio.adapters import Combined, CombineOutlook, Compressed, Converted, Extracted, SeenModule, XRay, heat_map
 from studio.ui import sheet, wording
 
 RELATIVE, DIRECTIONS = "Size of the update", "Directions that count"
@@ -22,6 +22,8 @@ _MOST_COLUMNS = 48
 """Modules of a layer that are drawn: experts that are modules of their own are hundreds."""
 _NAMED = 12
 """Modules without an effect that are named."""
+_ROUNDING = 1e-5
+"""What is less, relative, is no more than the rounding of fp32."""
 
 
 def xray(seen: XRay, figure: str) -> str:
@@ -180,7 +182,7 @@ def combined(done: Combined) -> str:
     """Two adapters as one, and how far that is from their sum."""
     far = (
         "It is the exact weighted sum, up to rounding."
-        if done.error < 1e-5
+        if done.error < _ROUNDING
         else f"It is {percent(done.error)} away from the exact weighted sum."
     )
     told = [
@@ -192,9 +194,45 @@ def combined(done: Combined) -> str:
     return _written(done.folder, far, told, done.caveats)
 
 
-def _written(folder: str, words: str, told: list[tuple[str, str]], caveats: tuple[str, ...]) -> str:
+def extracted(done: Extracted) -> str:
+    """An adapter that was made of the difference of two models: how near it comes, in all and by module."""
+    near = (
+        "It is what tuning changed of the linear layers, up to rounding"
+        if done.error < _ROUNDING
+        else f"It is {percent(done.error)} away from what tuning changed of the linear layers"
+    )
+    if done.left_out:
+        near += f", and {percent(done.error_with_left_out)} from all that it changed"
+    told = [
+        (f"{done.rank}", "rank"),
+        (f"{len(done.modules):,}", "updates"),
+        (wording.count(done.parameters), "parameters"),
+        (wording.size(done.bytes), "in fp32"),
+    ]
+    modules = sorted(done.modules, key=lambda module: -module.error)
+    rows = [(each.module, f"{each.rank}", percent(each.relative), _error(each.error)) for each in modules]
+    more = sheet.table(("Module", "Rank", "Changed", "Error"), rows)
+    if done.left_out:
+        left = [(each.parameter, percent(each.relative)) for each in done.left_out]
+        more += sheet.table(("Changed, and not in the adapter", "By how much"), left)
+    return _written(done.folder, f"{near}.", told, (), more)
+
+
+def _error(share: float) -> str:
+    return "rounding" if share < _ROUNDING else percent(share)
+
+
+def converted(done: Converted) -> str:
+    """An adapter of the type MiSS that was one of the type Bone."""
+    told = [(f"{done.rank}", "rank"), (f"{done.modules:,}", "updates"), (wording.size(done.bytes), "on the disk")]
+    if done.variant:
+        told.append((done.variant, "variant"))
+    return _written(done.folder, "It holds the same numbers, as PEFT reads them today.", told, ())
+
+
+def _written(folder: str, words: str, told: list[tuple[str, str]], caveats: tuple[str, ...], more: str = "") -> str:
     name = folder.rstrip("/").rpartition("/")[2]
     head = sheet.headline(f"{name} is written", words, good=True)
     notes = "".join(map(wording.caution, caveats))
     place = f"<p class='place'>It is in <code>{html.escape(folder)}</code></p>"
-    return f'<div class="sheet">{head}{wording.facts(told)}{notes}{place}</div>'
+    return f'<div class="sheet">{head}{wording.facts(told)}{notes}{more}{place}</div>'

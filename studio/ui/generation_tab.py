@@ -1,4 +1,4 @@
-"""Talk to the model, on its own template, or let it continue a text."""
+"""Talk to the model, on its own template, let it continue a text, or hold it against adapters of it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from studio.ui import form, wording
 from studio.ui.chat import Conversation
 from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
 from studio.ui.model_strip import default_plan
+from studio.ui.side_by_side_panel import side_by_side_panel
 
 EXAMPLES = (
     "Tell me a story about a fox.",
@@ -51,6 +52,8 @@ def generation_tab(page: gr.Blocks, plan: gr.State, made_for: gr.Textbox) -> Non
         kept, recalled = (gr.Textbox(visible="hidden", label=f"{word} chat") for word in ("Kept", "Recalled"))
         with gr.Row(elem_id="generation-row"):
             with gr.Column(scale=7, min_width=320):
+                parts = gr.Tabs(elem_id="generation-parts")
+            with parts, gr.Tab("Chat", id="chat-part"):
                 shown = {"chat": chat, "kept": kept, **_panes(), **_composer()}
                 shown["note"] = gr.HTML("", elem_id="generation-note")
                 shown |= _chat_buttons()
@@ -63,6 +66,8 @@ def generation_tab(page: gr.Blocks, plan: gr.State, made_for: gr.Textbox) -> Non
                 )
                 with gr.Accordion("Advanced", open=False, elem_id="sampling"):
                     sampling = form.widgets(GenerationSettings)
+        with parts:
+            side_by_side_panel(plan, {"mode": shown["mode"], "system": shown["system"], **sampling})
     outputs = {name: part for name, part in shown.items() if name not in ("export", "import")}
     _connect_answers(outputs, {"plan": plan, **sampling})
     _connect_chat(outputs, made_for)
@@ -78,7 +83,7 @@ def _panes() -> dict[str, Any]:
     view = gr.Chatbot(
         label="Chat",
         show_label=False,
-        height="max(380px, calc(100vh - 520px))",
+        height="max(340px, calc(100vh - 590px))",
         editable="all",
         buttons=["copy"],
         layout="bubble",

@@ -39,6 +39,7 @@ _PHASES = {
     Phase.TRAIN: "Training the model",
     Phase.REHEARSE: "Carrying out the step on tensors without content",
     Phase.COMPARE: "Comparing the tokenizers",
+    Phase.ATTACH: "Putting the adapter on the model",
     Phase.PREFILL: "The model reads the prompt",
     Phase.DECODE: "The model writes",
 }

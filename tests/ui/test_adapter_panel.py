@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -136,6 +137,38 @@ def test_two_adapters_become_one_beside_what_was_foreseen(mine, pico, tmp_path):
     assert merged(reworking.foreseen(**asked | {"second": None})) == {"ahead": "", "note": ""}
     nothing = merged(reworking.combine(**asked | {"own": 0, "theirs": 0}, name="x"))
     assert "at least one of them not zero" in nothing["note"]
+
+
+def test_an_adapter_is_extracted_with_the_error_of_every_module_and_chosen_in_set_up(mine, pico, tmp_path):
+    from adapter_variants import on_top
+
+    tuned = tmp_path / "<b>tuned"
+    on_top(pico, mine).merge_and_unload().save_pretrained(tuned)
+    page = merged(reworking.extract(base=str(pico), tuned=str(tuned), rank=2, name=" "))
+    assert "b-tuned-extracted is written" in page["found"]
+    assert re.search(r"It is [\d.]+ % away from what tuning changed of the linear layers\.", page["found"])
+    assert page["found"].count("_proj</td>") == 4  # one of them has not changed, and its kind has
+    used = merged(reworking.use_it(folder=page["folder"], merge_dtype="bf16"))
+    assert "It fits" in used["about"]
+    assert used["matched"].adapter.rank == 2
+    assert (
+        "are the same"
+        in merged(reworking.extract(base=str(pico), tuned=str(copy_of(pico, tmp_path)), rank=2, name="x"))["note"]
+    )
+    assert "No model is named" in merged(reworking.extract(base=None, tuned=str(tuned), rank=2, name="x"))["note"]
+
+
+def copy_of(pico, tmp_path):
+    return shutil.copytree(pico, tmp_path / "copy")
+
+
+def test_bone_becomes_miss_under_the_name_of_the_adapter(tmp_path):
+    from test_adapters_bone import save_bone
+
+    page = merged(reworking.convert(adapter=str(save_bone(tmp_path / "old")), name=""))
+    assert "old-miss is written" in page["found"]
+    assert page["use"]["visible"]
+    assert "No adapter is chosen" in merged(reworking.convert(adapter=" ", name="x"))["note"]
 
 
 def test_every_method_has_its_line():

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from studio.hub.account import Account, account, namespace_of
 from studio.hub.cache import CachedModel, cached, cached_models
+from studio.hub.cards import Result as CardResult
+from studio.hub.cards import compose as compose_card
+from studio.hub.cards import faults as card_faults
+from studio.hub.cards import knows_licence
+from studio.hub.cards import licence_of as card_licence
 from studio.hub.client import Reach, Token, cache_folder, endpoint, forget_reach, machine_token, reach
 from studio.hub.downloading import download
 from studio.hub.peeking import Peek, Seen, peek
@@ -19,6 +24,7 @@ from studio.hub.uploading import Outgoing, Target, Uploaded, upload
 __all__ = [
     "Account",
     "CachedModel",
+    "CardResult",
     "ModelCard",
     "ModelSummary",
     "Outgoing",
@@ -37,12 +43,16 @@ __all__ = [
     "cached",
     "cached_models",
     "card",
+    "card_faults",
+    "card_licence",
+    "compose_card",
     "download",
     "endpoint",
     "facts",
     "forget_reach",
     "holds_rows",
     "keep_tokens_out",
+    "knows_licence",
     "machine_token",
     "namespace_of",
     "peek",

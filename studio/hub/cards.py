@@ -63,6 +63,13 @@ def compose(metadata: Mapping[str, Any], results: tuple[Result, ...], name: str,
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n"))
 
 
+def licence_of(text: str) -> str:
+    """The licence that a sound card names; empty where it names none."""
+    from huggingface_hub import ModelCard
+
+    return str(ModelCard(text).data.license or "")
+
+
 def faults(text: str) -> tuple[str, ...]:
     """What the Hub would not take of a card, or not understand; nothing where it is sound."""
     if len(text.encode()) > _MOST_BYTES:

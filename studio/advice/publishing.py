@@ -10,17 +10,20 @@ from studio.publishing import Contents, Kind, Thing
 
 def on_publishing(thing: Thing, contents: Contents) -> list[Advice]:
     """What to know about what is published, beside what is refused."""
-    return [*_model_card_api(), *_template_missing(thing, contents)]
+    return list(_template_missing(thing, contents))
 
 
-def _model_card_api() -> Iterator[Advice]:
-    yield Advice(
-        "model-card-api",
-        "note",
-        "The card is written with huggingface_hub.ModelCard and held to the Hub's rules. create_model_card of"
-        " transformers' Trainer is the old way: it knows of no relation to a base and checks nothing.",
-        "huggingface_hub 2.4, transformers 5.23",
-    )
+def on_card() -> list[Advice]:
+    """What to know about how a card is written."""
+    return [
+        Advice(
+            "model-card-api",
+            "note",
+            "It is written with huggingface_hub.ModelCard and held to the Hub's rules. create_model_card of the Trainer"
+            " of transformers is the old way: it knows of no relation to a base and checks nothing.",
+            "huggingface_hub 2.4, transformers 5.23",
+        )
+    ]
 
 
 def _template_missing(thing: Thing, contents: Contents) -> Iterator[Advice]:

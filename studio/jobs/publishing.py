@@ -188,7 +188,7 @@ def _lineage(ref: ModelRef | None, token: hub.Token) -> tuple[Lineage, tuple[str
     if ref is None:
         return Lineage(), ()
     if ref.where != "hub":
-        folder = folder_here(ref) if ref.where == "starter" or Path(ref.name).is_dir() else None
+        folder = folder_here(ref) if _is_here(ref) else None
         card = hub.read_card(folder) if folder else hub.ModelCard()
         called = _STARTER if ref.where == "starter" else Path(ref.name).name
         return Lineage(called=called, license=card.license, languages=card.languages), ()
@@ -213,7 +213,8 @@ def _tokenizer_of(thing: Thing, ref: ModelRef | None) -> dict[str, Any]:
 
 
 def _is_here(ref: ModelRef) -> bool:
-    return ref.where == "starter" or Path(ref.name).is_dir()
+    """Visitors name no folder of this machine, not even by way of an adapter."""
+    return ref.where == "starter" or (not Settings.from_env().shared and Path(ref.name).is_dir())
 
 
 def _merging_took(merge: merges.Merge | None) -> Iterator[tuple[str, str]]:

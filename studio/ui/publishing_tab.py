@@ -89,6 +89,7 @@ def _draw_what() -> dict[str, Any]:
         with gr.Row(elem_classes="button-row"):
             parts["anew"] = gr.Button("Draw it anew", min_width=150, scale=0, elem_id="publish-anew")
         parts["card_state"] = gr.HTML("", elem_id="publish-card-state", elem_classes="note-line")
+        gr.HTML(publishing_view.about_cards(), elem_classes="plainly", padding=False)
         parts["preview"] = gr.Markdown("", elem_id="publish-preview", container=True)
     return parts
 
@@ -112,6 +113,14 @@ def _draw_who() -> dict[str, Any]:
 def _on_a_space() -> bool:
     """Whether people sign in by the Hub itself."""
     return bool(os.environ.get("OAUTH_CLIENT_ID"))
+
+
+def _how_to_sign_in() -> str:
+    if _on_a_space():
+        return "Sign in with the button below."
+    if Settings.from_env().shared:
+        return "This Space has no sign-in: its README.md lacks hf_oauth: true."
+    return "Enter a token below, or log in on this machine: hf auth login."
 
 
 def _token(sign_in: gr.OAuthToken | None, typed: str) -> hub.Token:
@@ -163,7 +172,7 @@ def _open(
     except StudioError as error:
         yield {"who": wording.problem(error)}
     else:
-        yield {"who": publishing_view.who(account, on_a_space=_on_a_space())} | newest(account)
+        yield {"who": publishing_view.who(account, _how_to_sign_in())} | newest(account)
     if picked and (picked != before or not values["card"]):
         yield from _offered(sign_in, picked, values | _OWN, fresh=True)
 
@@ -193,7 +202,7 @@ def signed(sign_in: gr.OAuthToken | None, *, token: str, what: str | None, **val
     except StudioError as error:
         yield {"who": wording.problem(error)}
         return
-    yield {"who": publishing_view.who(account, on_a_space=_on_a_space())} | newest(account)
+    yield {"who": publishing_view.who(account, _how_to_sign_in())} | newest(account)
     if what and account and "/" not in values["repo"]:
         yield from _offered(sign_in, what, values | {"token": token}, fresh=values["card"] == values["drawn"])
 
@@ -215,7 +224,8 @@ def _offered(sign_in: gr.OAuthToken | None, what: str, values: dict[str, Any], *
     card = found.card if fresh else values["card"]
     yield {
         "repo": repo,
-        **({"base": values["base"], "licence": values["licence"]} if fresh else {}),
+        "base": values["base"],
+        "licence": gr.update(value=values["licence"], placeholder=found.licence),
         "about": publishing_view.offered(found),
         "nothing": "",
         "note": "",

@@ -54,10 +54,9 @@ def visitors() -> str:
     return f'<div class="sheet">{head}</div>'
 
 
-def who(account: Account | None, *, on_a_space: bool) -> str:
-    """Who is signed in, and what that allows."""
+def who(account: Account | None, how: str) -> str:
+    """Who is signed in, and what that allows; where nobody is, `how` to."""
     if account is None:
-        how = "Sign in with the button below." if on_a_space else "Enter a token below, or log in on this machine."
         return f'<div class="sheet">{sheet.headline("Nobody is signed in", how, good=False)}</div>'
     may = f"{_KINDS[account.kind]}: {', '.join(account.writable)}." if account.writable else f"{_KINDS[account.kind]}."
     head = sheet.headline(f"Signed in as {account.name}", may, good=bool(account.writable))
@@ -80,6 +79,11 @@ def offered(found: Offer) -> str:
     cautions = "".join(wording.caution(words) for words in found.cautions)
     rules = "".join(map(sheet.advice, advice.on_publishing(found.thing, found.contents)))
     return f'<div class="sheet">{head}{cautions}{tables}{rules}</div>'
+
+
+def about_cards() -> str:
+    """How a card is written."""
+    return "".join(map(sheet.advice, advice.on_card()))
 
 
 def card_state(faults: tuple[str, ...]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +41,19 @@ class UploadOrder:
         ModelRef.parse(f"{self.repo}@{self.branch}")
         if self.pull_request and self.branch != "main":
             raise InputError("A pull request is opened against main.", "Leave the branch as it is, or the request out.")
+
+
+def with_fields(order: UploadOrder, values: Iterable[tuple[str, str]]) -> UploadOrder:
+    """The order with fields as (licence, mit) or (pull_request, true) say. Raises InputError that names the field."""
+    said = as_plain(order)
+    known = [each.name for each in dataclasses.fields(order) if each.metadata]
+    for name, text in values:
+        if name not in known:
+            raise InputError(f"An upload has no setting {name[:60]!r}.", f"There are {', '.join(known)}.")
+        if isinstance(said[name], bool) and text not in ("true", "false"):
+            raise InputError(f"{name} is {text[:60]!r}.", "Write true or false.")
+        said[name] = text == "true" if isinstance(said[name], bool) else text
+    return from_plain(UploadOrder, said, "order")
 
 
 def write(order: UploadOrder, card: str, made: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from studio.settings import Settings
 from studio.ui.layout import build, launch_options
 
 if __name__ == "__main__":
+    hub.keep_tokens_out()
     try:
         settings = Settings.from_env()
     except StudioError as error:

@@ -42,6 +42,9 @@ class Phase(StrEnum):
     REHEARSE = "rehearse"  # a step carried out on tensors without content, counted in its phases
     ATTACH = "attach"  # an adapter onto a model in memory; nothing to count
     PREFILL = "prefill"  # the model reads the prompt, counted in layers
+    HASH = "hash"  # files before they are uploaded, counted in bytes
+    UPLOAD = "upload"  # counted in bytes of the large files
+    COMPARE_FILES = "compare files"  # what the Hub has with what is here, counted in files
     DECODE = "decode"  # the model writes and cannot show its text yet, counted in tokens
 
 
@@ -61,6 +64,14 @@ class Waiting:
     ahead: int
     busy_with: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Something failed that may work in a while: it is tried again after so many seconds."""
+
+    seconds: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

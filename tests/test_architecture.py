@@ -23,7 +23,7 @@ FLOORS = {
         *("evaluation", "publishing", "advice", "doctor", "conversion", "gguf", "inspection", "four_bit", "keeping"),
         *("quality", "speed", "exporting"),
     ],
-    "jobs": ["jobs", "session", "runs", "merges"],
+    "jobs": ["jobs", "session", "runs", "merges", "uploads"],
     "faces": ["app", "cli", "ui", "__main__"],
 }
 FLOOR = {module: number for number, modules in enumerate(FLOORS.values()) for module in modules}

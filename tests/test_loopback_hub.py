@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import HfApi, errors
+from huggingface_hub import CommitOperationAdd, HfApi, errors
 from loopback_hub import LoopbackHub
-from loopback_hub.samples import ALICE, BOB
+from loopback_hub.samples import ALICE, BOB, READER
 
 WEIGHTS = struct.pack("<Q", 2) + b"{}"
 FILES = {"config.json": '{"model_type": "llama"}', "model.safetensors": WEIGHTS, "folder/notes.txt": "hello"}
@@ -160,3 +160,43 @@ def test_a_silent_server_does_not_keep_the_test_from_ending():
             httpx2.get(f"{server.url}/api/models", timeout=0.2)
         begin = time.monotonic()
     assert time.monotonic() - begin < 8
+
+
+def test_the_client_uploads_whole_commits(hub_server, api, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    api.create_repo("alice/new", private=True, token=ALICE)
+    with pytest.raises(errors.HfHubHTTPError, match="already"):
+        api.create_repo("alice/new", token=ALICE)
+    wanted = [CommitOperationAdd(name, tmp_path / name) for name in FILES]
+    done = api.create_commit("alice/new", wanted, commit_message="All", token=ALICE)
+    repo = hub_server.repos["alice/new"]
+    assert repo.refs["main"] == done.oid
+    assert {path: blob.content for path, blob in repo.commits[done.oid].items() if path in FILES} == {
+        path: (content if isinstance(content, bytes) else content.encode()) for path, content in FILES.items()
+    }
+    assert len(hub_server.requests("PUT", "/_lfs/")) == 1
+    # A second time nothing is sent; a stale parent is refused; a pull request leaves main alone.
+    again = [CommitOperationAdd(name, tmp_path / name) for name in FILES]
+    assert api.create_commit("alice/new", again, commit_message="All", token=ALICE).oid == done.oid
+    more = CommitOperationAdd("more.txt", b"more")
+    with pytest.raises(errors.HfHubHTTPError, match="412"):
+        api.create_commit("alice/new", [more], commit_message="x", token=ALICE, parent_commit="0" * 40)
+    request = api.create_commit("alice/new", [more], commit_message="x", token=ALICE, create_pr=True)
+    assert (request.pr_revision, repo.refs["main"]) == ("refs/pr/1", done.oid)
+    assert len(hub_server.requests("PUT", "/_lfs/")) == 1
+
+
+def test_who_may_not_write_is_refused(hub_server, api):
+    hub_server.add("alice/llama", FILES)
+    hub_server.orgs["alice"] = ("atelier",)
+    assert [each["name"] for each in api.whoami(token=ALICE)["orgs"]] == ["atelier"]
+    assert api.whoami(token=READER)["auth"]["accessToken"]["role"] == "read"
+    api.create_repo("atelier/theirs", private=True, token=ALICE)
+    for repo, token in (("alice/new", BOB), ("alice/new", READER), ("elsewhere/new", ALICE)):
+        with pytest.raises(errors.HfHubHTTPError, match="403"):
+            api.create_repo(repo, token=token)
+    with pytest.raises(errors.HfHubHTTPError, match="403"):
+        api.create_commit("alice/llama", [CommitOperationAdd("x", b"x")], commit_message="x", token=BOB)

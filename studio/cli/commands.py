@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.cli import following, lines, merging, previewing, training
+from studio.cli import following, lines, merging, previewing, publishing, training
 from studio.errors import InputError, StudioError
 from studio.events import Finished, Progress, TextDelta, Waiting
 
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_train(commands.add_parser("train", help="fine-tune a model, or go on with a run"))
     training.add_runs(commands.add_parser("runs", help="list the runs, or tell of one"))
     _add_merge(commands.add_parser("merge", help="merge an adapter into its base, and prove it"))
+    _add_push(commands.add_parser("push", help="publish a folder on the Hub, with a card"))
     _add_preview(commands.add_parser("preview", help="show a row of a dataset as a model would learn it"))
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is wrong with it")
     doctor.set_defaults(run=_doctor)
@@ -121,6 +122,12 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 
     previewing.add_options(parser)
     for field in dataclasses.fields(Preparation):
+        _add_setting(parser, field)
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    publishing.add_options(parser)
+    for field in publishing.fields_of_order():
         _add_setting(parser, field)
 
 

@@ -24,5 +24,5 @@ def in_words(event: Progress | Waiting) -> str:
     """What an event says, in a few words."""
     if isinstance(event, Waiting):
         return f"waiting for the model: {event.busy_with}"
-    share = f" {100 * event.done // event.total} %" if event.total and event.phase == "download" else ""
+    share = f" {100 * event.done // event.total} %" if event.total and event.phase in ("download", "upload") else ""
     return f"{event.phase}{share}"

@@ -6,17 +6,28 @@ Whatever goes wrong comes out as a StudioError.
 
 from __future__ import annotations
 
+from studio.hub.account import Account, account, namespace_of
 from studio.hub.cache import CachedModel, cached, cached_models
+from studio.hub.cards import Result as CardResult
+from studio.hub.cards import compose as compose_card
+from studio.hub.cards import faults as card_faults
+from studio.hub.cards import knows_licence
+from studio.hub.cards import licence_of as card_licence
 from studio.hub.client import Reach, Token, cache_folder, endpoint, forget_reach, machine_token, reach
 from studio.hub.downloading import download
 from studio.hub.peeking import Peek, Seen, peek
+from studio.hub.redacting import keep_tokens_out
 from studio.hub.repos import RepoFacts, RepoFile, facts, holds_rows
 from studio.hub.searching import ModelCard, ModelSummary, SearchQuery, Sort, card, read_card, search
+from studio.hub.uploading import Outgoing, Target, Uploaded, upload
 
 __all__ = [
+    "Account",
     "CachedModel",
+    "CardResult",
     "ModelCard",
     "ModelSummary",
+    "Outgoing",
     "Peek",
     "Reach",
     "RepoFacts",
@@ -24,19 +35,29 @@ __all__ = [
     "SearchQuery",
     "Seen",
     "Sort",
+    "Target",
     "Token",
+    "Uploaded",
+    "account",
     "cache_folder",
     "cached",
     "cached_models",
     "card",
+    "card_faults",
+    "card_licence",
+    "compose_card",
     "download",
     "endpoint",
     "facts",
     "forget_reach",
     "holds_rows",
+    "keep_tokens_out",
+    "knows_licence",
     "machine_token",
+    "namespace_of",
     "peek",
     "reach",
     "read_card",
     "search",
+    "upload",
 ]

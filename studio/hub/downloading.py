@@ -6,8 +6,6 @@ stopped, a process can. Its orders, the token among them, go over stdin; its pro
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 import time
 from collections.abc import Collection, Generator, Iterator
@@ -15,19 +13,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
 
-from studio import child, errors
-from studio.errors import AccessDenied, Damaged, DoesNotFit, HubError, NotFound, Offline, StudioError
+from studio import child
+from studio.errors import AccessDenied, Damaged, DoesNotFit, HubError, NotFound
 from studio.events import Finished, Phase, Progress
+from studio.hub import process
 from studio.hub.cache import bytes_here, cached, discard, remember_commit, snapshot_folder, unsound
-from studio.hub.client import Token, cache_folder, endpoint, explained, forget_reach
+from studio.hub.client import Token, cache_folder, explained, forget_reach
 from studio.hub.repos import Part, RepoFacts, RepoFile, check_access, check_usable, facts
-from studio.hub.translation import redact
 from studio.models import DatasetRef, ModelRef, Ref
 
 STALL_SECONDS = 30.0
 _BEAT_SECONDS = 0.2
 _RESUMES = "Try again: it goes on where it stopped."
-_LOG = logging.getLogger(__name__)
 
 
 def download(
@@ -131,7 +128,9 @@ def _fetch(repo: RepoFacts[Ref], missing: list[RepoFile], token: Token) -> Itera
         "token": token,
         "files": [asdict(file) for file in missing],
     }
-    with child.working("studio.hub.fetching", order, env=_child_env(), complained=_complained) as messages:
+    with child.working(
+        "studio.hub.fetching", order, env=process.environment(), complained=process.complained
+    ) as messages:
         while True:
             yield Progress(Phase.DOWNLOAD, done, total)
             try:
@@ -150,33 +149,9 @@ def _fetch(repo: RepoFacts[Ref], missing: list[RepoFile], token: Token) -> Itera
                     yield Progress(Phase.DOWNLOAD, total, total)
                     return
                 case {"error": kind, "message": str(said), "hint": str(hint)}:
-                    raise _rebuilt(kind, said, hint)
+                    raise process.rebuilt(kind, said, hint)
                 case {"exit": code}:
                     raise HubError(f"The download of {name} broke off: its process ended with {code}.", _RESUMES)
-
-
-def _rebuilt(kind: str, message: str, hint: str) -> StudioError:
-    """The child's error, as the same class here."""
-    error: StudioError = getattr(errors, kind)(message, hint)
-    if isinstance(error, Offline):
-        forget_reach()
-    return error
-
-
-def _complained(words: str) -> None:
-    _LOG.debug("The download process said: %s", redact(words))
-
-
-def _child_env() -> dict[str, str]:
-    """Where and how the child works. It gets no token this way: an environment can be read from outside."""
-    env = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
-    return env | {
-        "HF_ENDPOINT": endpoint(),
-        "HF_HUB_CACHE": str(cache_folder().absolute()),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "DISABLE_SAFETENSORS_CONVERSION": "1",
-    }
 
 
 def _human(size: int) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from httpx2 import Response
     from huggingface_hub.errors import HfHubHTTPError
 
-_TOKEN = re.compile(r"\b(?:hf|api_org)_\w+|(?<=Bearer )[^\s'\"]+")
+# That of a sign-in has dots in it.
+_TOKEN = re.compile(r"\b(?:hf|api_org)_\w+(?:[.-]\w+)*|(?<=Bearer )[^\s'\"]+")
 _AGAIN = "Try again in a few minutes. What is on this machine already can be used meanwhile."
 OFFLINE_HINT = "Check the connection, or use what is on this machine already: the starter always is."
 

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from studio.errors import InputError
-from studio.events import Finished, Phase, Progress, Waiting
+from studio.events import Finished, Phase, Progress, Retrying, Waiting
+from studio.hub import Uploaded
 from studio.merging.outcome import Outcome
 from studio.runs.document import unwritable
 from studio.runs.plain import as_plain, from_plain
@@ -43,6 +44,7 @@ class Failed:
 RunEvent = (
     Progress
     | Waiting
+    | Retrying
     | Started
     | Began
     | Stepped
@@ -54,12 +56,13 @@ RunEvent = (
     | Failed
     | Finished[Learnt]
     | Finished[Outcome]
+    | Finished[Uploaded]
 )
 _PLAIN: tuple[type, ...] = (
-    *(Progress, Waiting, Started, Began, Stepped, Evaluated, Sampled, Saved, Warned, Stopped, Failed),
+    *(Progress, Waiting, Retrying, Started, Began, Stepped, Evaluated, Sampled, Saved, Warned, Stopped, Failed),
 )
 _KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in _PLAIN}
-_RESULTS: tuple[type, ...] = (Learnt, Outcome)
+_RESULTS: tuple[type, ...] = (Learnt, Outcome, Uploaded)
 """What a job may end with; a line says which by its fields."""
 ENDS = ("stopped", "failed", "finished")
 """The last words of a worker."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
 
-from studio import jobs, keeping, merges, merging, runs
+from studio import hub, jobs, keeping, merges, merging, runs, uploads
 from studio.dataset import Preparation, mapping_of
 from studio.errors import InputError
 from studio.events import Finished, TextDelta
 from studio.fields import from_query
 from studio.generation import GenerationSettings, Prompt
 from studio.jobs import GenerationRequest
+from studio.jobs.publishing import check_card, offer
 from studio.loading import AUTO, LoadPlan
 from studio.memory import Question
 from studio.merges import MergeOrder
@@ -29,6 +31,7 @@ from studio.tokenizer import Message
 from studio.training import DataSource, TrainingRun
 from studio.ui.handlers import MODEL_QUEUE, errors_as_dialogs, hub_token
 from studio.ui.model_strip import plan_for
+from studio.uploads.order import with_fields as upload_fields
 
 LONGEST_TEXT = 100_000
 """Characters in one call: each may be a token with a dozen facts."""
@@ -43,6 +46,8 @@ def public_api() -> None:
     gr.api(list_runs, api_name="runs", concurrency_id="runs", concurrency_limit=4)
     gr.api(merge, api_name="merge", concurrency_id="runs", concurrency_limit=4)
     gr.api(list_merges, api_name="merges", concurrency_id="runs", concurrency_limit=4)
+    gr.api(push, api_name="push", concurrency_id="runs", concurrency_limit=4)
+    gr.api(list_uploads, api_name="uploads", concurrency_id="runs", concurrency_limit=4)
     gr.api(preview, api_name="preview", concurrency_id="preview", concurrency_limit=2)
     gr.api(tokenize, api_name="tokenize", concurrency_id="text", concurrency_limit=8)
 
@@ -177,6 +182,54 @@ def list_merges(id: str = "") -> list[dict[str, Any]]:  # the word of the API
     """
     with errors_as_dialogs():
         return [_told(each) for each in ([merges.of(id)] if id else merges.listing())]
+
+
+def push(folder: str, repo: str, private: bool = True, more: str = "") -> str:
+    """Begin to publish what a run, a merge or a kept model has made, with a card that is drawn from its record, in a
+    process of its own; `/uploads` tells how it stands. It is signed by the login of the machine. Returns its id.
+
+    `more` may have licence, base, branch and pull_request.
+
+    Args:
+        folder: where it is on the machine
+        repo: owner/name, or a name of the signed-in person's own; it is made if it is not there
+        private: whether nobody else sees it, of a repository that is made
+        more: what is not as usual, as the query of a link: licence=mit&base=owner/name&pull_request=true
+    """
+    with errors_as_dialogs():
+        token = hub_token()
+        who = hub.account(token)
+        owner = hub.namespace_of(repo, who)
+        who.check_may_write(owner)
+        place = Path(folder).expanduser().absolute()
+        order = uploads.UploadOrder(place, f"{owner}/{repo.rpartition('/')[2]}", who.name, private)
+        order = upload_fields(order, parse_qsl(more.removeprefix("?"), keep_blank_values=True))
+        found = offer(order.folder, order.repo, licence=order.licence, base=order.base, token=token)
+        check_card(found.card, found, token=token)
+        id_ = uploads.create(order, found.card)
+        uploads.start(id_, token=token)
+    return id_
+
+
+def list_uploads(id: str = "") -> list[dict[str, Any]]:  # the word of the API
+    """Say how the uploads of the signed-in person stand, and what is on the Hub. The newest comes first.
+
+    Args:
+        id: that of one upload; empty for all
+    """
+    with errors_as_dialogs():
+        theirs = uploads.listing(hub.account(hub_token()).name)
+        return [
+            {
+                "id": each.id,
+                "made": each.made,
+                "order": as_plain(each.order),
+                **as_plain(each.standing),
+                "uploaded": as_plain(each.uploaded) if each.uploaded else None,
+            }
+            for each in theirs
+            if id in ("", each.id)
+        ]
 
 
 def _told(found: merges.Merge) -> dict[str, Any]:

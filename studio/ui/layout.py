@@ -14,6 +14,7 @@ from studio.ui.loading_tab import loading_tab
 from studio.ui.memory_tab import memory_tab
 from studio.ui.merging_tab import merging_tab
 from studio.ui.model_strip import connect_strip, draw_strip
+from studio.ui.publishing_tab import publishing_tab
 from studio.ui.theme import ICON, SCRIPT, STYLE, theme
 from studio.ui.tokenizer_tab import tokenizer_tab
 from studio.ui.training_tab import training_tab
@@ -37,13 +38,15 @@ def build() -> gr.Blocks:
             light = gr.Button("Light / dark", size="sm", elem_id="theme-switch", min_width=100, scale=0)
         strip = draw_strip()
         showing = gr.State("Generate")
+        publish = gr.State(None)  # what is handed over to Publish
         with gr.Tabs(selected="generation", elem_id="tabs") as tabs:
             handed = {"cut": tokenizer_tab(strip.parts["model"], showing)}
             handed["question"] = memory_tab(page, tabs, strip.chosen, showing)
             how = loading_tab(strip.chosen, strip.made_for)
-            training_tab(page, tabs, strip, how, showing, handed)
-            merging_tab(page, tabs, strip, showing)
+            training_tab(page, tabs, strip, how, showing, handed | {"publish": publish})
+            merging_tab(page, tabs, strip, showing, publish)
             generation_tab(page, strip.plan, strip.made_for)
+            publishing_tab(showing, publish)
         on(tabs.select, opened_tab, inputs={}, outputs={"showing": showing}, queue=False)
         connect_strip(page, strip, how)
         light.click(None, js="() => document.body.classList.toggle('dark')")

@@ -16,6 +16,7 @@ from studio.models import ModelRef
 from studio.runs import State, Told
 from studio.ui import merged_view, wording
 from studio.ui.gguf_panel import gguf_panel
+from studio.ui.handed import to_publish
 from studio.ui.handlers import Update, hub_token, on
 from studio.ui.model_strip import model_choices
 from studio.ui.parity_panel import parity_panel
@@ -37,7 +38,7 @@ def merged_panel(merge: gr.State, tab_is_open: dict[str, Any], page: dict[str, A
     """Draw the panel and connect it. `merge` holds the id of the merge that is looked at.
 
     `tab_is_open` are inputs by which `follow` tells whether anybody looks; `page` are the strip's plan, model and note,
-    the tabs, and which of them is open.
+    the tabs, which of them is open, and what Publish takes over.
     """
     with gr.Tab("Result", id="result") as tab:
         outputs: dict[str, Any] = {"seen": gr.State(None)}
@@ -50,6 +51,7 @@ def merged_panel(merge: gr.State, tab_is_open: dict[str, Any], page: dict[str, A
                     "Generate with it", variant="primary", min_width=180, scale=0, visible=False, elem_id="merged-talk"
                 ),
                 "look": gr.Button("Look at it in Load", min_width=180, scale=0, visible=False, elem_id="merged-load"),
+                "publish_it": gr.Button("Publish", min_width=120, scale=0, visible=False, elem_id="merged-publish"),
             }
         outputs["note"] = gr.HTML("", elem_id="merged-note", elem_classes="note-line")
         outputs["gguf"] = gguf_panel(merge)
@@ -64,6 +66,7 @@ def merged_panel(merge: gr.State, tab_is_open: dict[str, Any], page: dict[str, A
     beside = {**page, "note": outputs["note"]}
     on(outputs["talk"].click, talk, inputs=here, outputs=beside, queue=False)
     on(outputs["look"].click, look, inputs=here, outputs=beside, queue=False)
+    on(outputs["publish_it"].click, publish, inputs=here, outputs=beside, queue=False)
 
 
 def _nothing() -> str:
@@ -110,13 +113,16 @@ def _buttons(found: Merge) -> Update:
         "again": gr.update(visible=state.can_start, value="Start" if state is State.NEW else "Start again"),
         "talk": gr.update(visible=usable),
         "look": gr.update(visible=usable),
+        "publish_it": gr.update(visible=bool(usable and found.outcome and found.outcome.passed)),
         "gguf": gr.update(visible=usable),
         "parity": gr.update(visible=usable),
     }
 
 
 def _hidden() -> Update:
-    return {name: gr.update(visible=False) for name in ("stop", "again", "talk", "look", "gguf", "parity")}
+    return {
+        name: gr.update(visible=False) for name in ("stop", "again", "talk", "look", "publish_it", "gguf", "parity")
+    }
 
 
 def stop(*, merge: str | None) -> Update:
@@ -145,6 +151,17 @@ def talk(*, merge: str | None) -> Update:
 def look(*, merge: str | None) -> Update:
     """Put the merged model into the strip, and open Load."""
     return _taken(merge, "loading", "Load", "is chosen.")
+
+
+def publish(*, merge: str | None) -> Update:
+    """Open Publish with the merged model, which has passed its proof."""
+    try:
+        outcome = merges.of(merge or "").outcome
+        if outcome is None or not outcome.passed:
+            raise InputError("This merge has made no proven model.", "Merge again with the proof on.")
+    except StudioError as error:
+        return {"note": wording.problem(error)}
+    return to_publish(outcome.folder)
 
 
 def _taken(merge: str | None, tab: str, label: str, words: str) -> Update:

@@ -12,8 +12,8 @@ from studio.ui.merges_panel import merges_panel
 from studio.ui.model_strip import Strip
 
 
-def merging_tab(page: gr.Blocks, tabs: gr.Tabs, strip: Strip, showing: gr.State) -> None:
-    """Draw the tab and connect it. `showing` is the open one of the `tabs`."""
+def merging_tab(page: gr.Blocks, tabs: gr.Tabs, strip: Strip, showing: gr.State, publish: gr.State) -> None:
+    """Draw the tab and connect it. `showing` is the open one of the `tabs`; `publish` is what Publish takes over."""
     with gr.Tab(LABEL, id=TAB_ID) as tab:
         gr.HTML(
             "<p>Put what was learnt into the model itself: one folder that runs everywhere, held against base and"
@@ -24,7 +24,7 @@ def merging_tab(page: gr.Blocks, tabs: gr.Tabs, strip: Strip, showing: gr.State)
         # Before the tabs: what stands between them that is no tab, their bar takes for one.
         merge, label = gr.State(None), gr.State(LABEL)
         beside = {"plan": strip.plan, "model": strip.parts["model"], "tabs": tabs, "showing": showing}
-        beside["strip_note"] = strip.parts["note"]
+        beside |= {"strip_note": strip.parts["note"], "publish": publish}
         with gr.Tabs(elem_id="merging-parts") as parts:
             setup = merge_setup(tab, {"tabs": tabs, "showing": showing}, merge, parts)
             adapter_panel(setup, parts)

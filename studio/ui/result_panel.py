@@ -23,6 +23,7 @@ from studio.loading import LoadPlan
 from studio.runs import Run, State, document, forecast
 from studio.tokenizer import Message
 from studio.ui import result_view, wording
+from studio.ui.handed import to_publish
 from studio.ui.handlers import MODEL_QUEUE, Update, answering, hub_token, on, on_cancel, told
 from studio.ui.run_story import Story
 
@@ -40,6 +41,7 @@ def result_panel() -> dict[str, Any]:
             "talk": gr.Button("Generate with it", variant="primary", min_width=180, scale=0, elem_id="result-talk"),
             "weigh": gr.Button("What it learnt and forgot", min_width=230, scale=0, elem_id="result-weigh"),
             "pack": gr.Button("Download the adapter", min_width=210, scale=0, elem_id="result-pack"),
+            "publish_it": gr.Button("Publish", min_width=120, scale=0, elem_id="result-publish"),
             "download": gr.DownloadButton("Save", min_width=210, scale=0, visible=False, elem_id="result-download"),
             "stop_weighing": gr.Button("Stop", variant="stop", min_width=96, scale=0, visible=False),
         }
@@ -71,10 +73,12 @@ def code_fold() -> dict[str, Any]:
 
 
 def connect_result(parts: dict[str, Any], run: gr.State, page: dict[str, Any]) -> None:
-    """Connect it. `page` are the strip's plan and model, the tabs, and which of them is open."""
+    """Connect it. `page` are the strip's plan and model, the tabs, which is open, and what Publish takes over."""
     here = {"run": run}
     outputs = {"note": parts["result_note"], "stop": parts["stop_weighing"], "meter": parts["meter"]}
-    on(parts["talk"].click, talk, inputs=here, outputs={**page, "note": parts["result_note"]}, queue=False)
+    beside = {**page, "note": parts["result_note"]}
+    on(parts["talk"].click, talk, inputs=here, outputs=beside, queue=False)
+    on(parts["publish_it"].click, publish, inputs=here, outputs=beside, queue=False)
     weighing = on(parts["weigh"].click, measure, inputs=here, outputs=outputs, **MODEL_QUEUE)
     on_cancel(parts["stop_weighing"], [weighing], stopped, note=parts["result_note"], inputs={}, outputs=outputs)
     on(parts["pack"].click, pack, inputs=here, outputs={"pack": parts["pack"], "file": parts["download"]})
@@ -134,6 +138,15 @@ def talk(*, run: str | None) -> Update:
         "showing": "Generate",
         "strip_note": wording.done(f"{plan.model} answers with what {runs.of(run or '').document.name} learnt."),
     }
+
+
+def publish(*, run: str | None) -> Update:
+    """Open Publish with the adapter."""
+    try:
+        plan = tuned(runs.of(run or ""))
+    except StudioError as error:
+        return {"note": wording.problem(error)}
+    return to_publish(plan.adapter) if plan.adapter else {}
 
 
 @answering

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from studio.ui import run_panel, training_data
-from studio.ui.handed import Handed
 from studio.ui.handlers import Update, on
 from studio.ui.history_panel import history_panel
 from studio.ui.model_strip import Strip
@@ -16,10 +15,10 @@ from studio.ui.training_setup import LABEL, TAB_ID, setup_panel, take_cut, take_
 
 
 def training_tab(
-    page: gr.Blocks, tabs: gr.Tabs, strip: Strip, how: dict[str, Any], showing: gr.State, handed: dict[str, Handed]
+    page: gr.Blocks, tabs: gr.Tabs, strip: Strip, how: dict[str, Any], showing: gr.State, handed: dict[str, Any]
 ) -> None:
     """Draw the tab and connect it. `how` are the widgets that say how a model is loaded; `showing` is the open one of
-    the `tabs`; `handed` are the cut-off and the question that other tabs hand on."""
+    the `tabs`; `handed` are the cut-off and the question that other tabs hand on, and what Publish takes over."""
     with gr.Tab(LABEL, id=TAB_ID) as tab:
         gr.HTML(
             "<p>Teach the model something. Everything is filled in: press Start, or choose rows of your own first.</p>",
@@ -29,7 +28,7 @@ def training_tab(
         # Before the tabs: what stands between them that is no tab, their bar takes for one.
         run, label = gr.State(None), gr.State(LABEL)
         beside = {"plan": strip.plan, "model": strip.parts["model"], "tabs": tabs, "showing": showing}
-        beside["strip_note"] = strip.parts["note"]
+        beside |= {"strip_note": strip.parts["note"], "publish": handed["publish"]}
         with gr.Tabs(elem_id="training-parts") as parts:
             setup = setup_panel(strip, how, run, parts)
             run_panel.run_panel(run, {"showing": showing, "label": label}, beside)

@@ -40,6 +40,9 @@ _PHASES = {
     Phase.REHEARSE: "Carrying out the step on tensors without content",
     Phase.COMPARE: "Comparing the tokenizers",
     Phase.ATTACH: "Putting the adapter on the model",
+    Phase.HASH: "Reading the files",
+    Phase.UPLOAD: "Uploading",
+    Phase.COMPARE_FILES: "Comparing what the Hub has with what is here",
     Phase.PREFILL: "The model reads the prompt",
     Phase.DECODE: "The model writes",
 }
@@ -99,7 +102,7 @@ def progress(event: Progress | Waiting, *, seconds: float = 0.0) -> str:
         others = f" and {event.ahead - 1} more in line" if event.ahead > 1 else ""
         return note(f"Waiting: somebody else is {event.busy_with} for {duration(event.seconds)}{others}.", bar=None)
     words = _PHASES[event.phase]
-    if event.phase is Phase.DOWNLOAD and event.total:
+    if event.phase in (Phase.DOWNLOAD, Phase.UPLOAD) and event.total:
         words += f" {size(event.done)} of {size(event.total)}{_rate(event, seconds)}"
     elif event.phase is Phase.DECODE and event.done:
         words += f" · {event.done:,} tokens so far"

@@ -6,7 +6,8 @@
         ...
         assert hub.requests("GET", "/_cdn/")
 
-Only what reading needs is here. A new endpoint is a function in `api` and a line in its table of routes.
+Reading and writing are here, by large file storage and not by Xet. A new endpoint is a function in `api` or `uploads`
+and a line in the table of routes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import uvicorn
 from loopback_hub.api import answer
 from loopback_hub.faults import Fault
 from loopback_hub.repos import Repo
-from loopback_hub.samples import USERS
+from loopback_hub.samples import ROLES, USERS
 from loopback_hub.server import LoggedRequest, make_app
 
 __all__ = ["Fault", "LoggedRequest", "LoopbackHub", "Repo"]
@@ -34,6 +35,9 @@ class LoopbackHub:
 
     def __init__(self) -> None:
         self.users = dict(USERS)
+        self.roles = dict(ROLES)
+        self.orgs: dict[str, tuple[str, ...]] = {}
+        """The organisations that a user is in."""
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.log: list[LoggedRequest] = []

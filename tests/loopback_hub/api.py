@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from loopback_hub import uploads
 from loopback_hub.repos import Repo, entry
 from loopback_hub.server import Answer, Request
 
@@ -32,7 +33,7 @@ class Asked:
         self.hub, self.request = hub, request
         self.parts = {name: unquote(part or "") for name, part in parts.items()}
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        self.user = hub.users.get(token)
+        self.user, self.token = hub.users.get(token), token
         if token and self.user is None:
             raise Refusal(401, "Invalid credentials in Authorization header")
 
@@ -43,7 +44,7 @@ class Asked:
     def repo(self, *, content: bool = False) -> Repo:
         """The repository in the path, if the user may see it and, for its content, read it."""
         repo = self.hub.repos.get(self.parts["repo"].removeprefix("models/"))
-        if repo is None or (repo.private and self.user != repo.owner):
+        if repo is None or (repo.private and repo.owner not in self.namespaces):
             # The Hub sends this code with 404 only. Over http the client needs it with 401 as well to raise what it
             # raises over https.
             raise Refusal(404 if self.user else 401, "Repository not found", "RepoNotFound")
@@ -51,6 +52,24 @@ class Asked:
             raise Refusal(403, "Access to this resource is disabled.")
         if content and repo.gated and self.user not in {repo.owner, *repo.allowed}:
             raise Refusal(403 if self.user else 401, f"Access to {repo.path} is restricted.", "GatedRepo")
+        return repo
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The user and the organisations that the user is in."""
+        return [self.user, *self.hub.orgs.get(self.user, ())] if self.user else []
+
+    def may_write(self, namespace: str) -> None:
+        """Refuse who may not write there, or whose token may not write at all."""
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if namespace not in self.namespaces or self.hub.roles.get(self.token) == "read":
+            raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
+
+    def writable(self) -> Repo:
+        """The repository in the path, if the user may write to it."""
+        repo = self.repo()
+        self.may_write(repo.owner)
         return repo
 
     def commit(self, repo: Repo) -> str:
@@ -64,10 +83,10 @@ class Asked:
 def whoami(asked: Asked) -> Answer:
     if asked.user is None:
         raise Refusal(401, "Invalid username or password.")
-    access = {"displayName": "test", "role": "write"}
-    return Answer.json(
-        {"type": "user", "name": asked.user, "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
-    )
+    access = {"displayName": "test", "role": asked.hub.roles.get(asked.token, "write")}
+    orgs = [{"type": "org", "name": name} for name in asked.hub.orgs.get(asked.user, ())]
+    auth = {"type": "access_token", "accessToken": access}
+    return Answer.json({"type": "user", "name": asked.user, "orgs": orgs, "auth": auth})
 
 
 def search(asked: Asked) -> Answer:
@@ -88,7 +107,7 @@ def search(asked: Asked) -> Answer:
 
 
 def _visible(repo: Repo, asked: Asked) -> bool:
-    return not repo.private or asked.user == repo.owner
+    return not repo.private or repo.owner in asked.namespaces
 
 
 def _fits(said: dict[str, Any], asked: Asked) -> bool:
@@ -184,6 +203,15 @@ _ROUTES: list[tuple[str, str, Callable[[Asked], Answer]]] = [
     ("GET", rf"{_INFO}/auth-check", auth_check),
     ("GET", rf"{_INFO}/revision/{_REVISION}", info),
     ("GET", _INFO, info),
+    ("POST", r"/api/repos/create", uploads.create),
+    ("POST", r"/api/validate-yaml", uploads.validate_yaml),
+    ("PUT", rf"{_INFO}/settings", uploads.settings),
+    ("POST", rf"{_INFO}/preupload/{_REVISION}", uploads.preupload),
+    ("POST", rf"{_INFO}/commit/{_REVISION}", uploads.commit),
+    ("POST", rf"{_INFO}/branch/(?P<branch>[^/]+)", uploads.branch),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", uploads.batch),
+    ("PUT", rf"/_lfs/{_REPO}/(?P<sha256>[0-9a-f]{{64}})", uploads.put),
+    ("POST", rf"/_lfs/{_REPO}/(?P<sha256>[0-9a-f]{{64}})/verify", uploads.verify),
     ("GET|HEAD", rf"/_cdn/{_REPO}/(?P<sha256>[0-9a-f]{{64}})", cdn),
     ("GET|HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", resolve),
 ]

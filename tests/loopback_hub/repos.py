@@ -39,6 +39,11 @@ class Blob:
         """The name the client's cache gives it."""
         return self.sha256 if self.large else self.oid
 
+    @staticmethod
+    def is_large(path: str, size: int) -> bool:
+        """Whether a file goes to large file storage."""
+        return bool(_LARGE.search(path)) or size > _LARGE_BYTES
+
 
 @dataclass
 class Repo:
@@ -65,6 +70,8 @@ class Repo:
     updated: str = _DATE
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were sent and are of no commit yet, by hash."""
 
     @property
     def path(self) -> str:
@@ -85,7 +92,11 @@ class Repo:
         tree = {}
         for path, content in sorted(files.items()):
             content = content.encode() if isinstance(content, str) else content
-            tree[path] = Blob(content, bool(_LARGE.search(path)) or len(content) > _LARGE_BYTES)
+            tree[path] = Blob(content, Blob.is_large(path, len(content)))
+        return self.put(tree, branch)
+
+    def put(self, tree: dict[str, Blob], branch: str) -> str:
+        """Make these all the files of a branch; returns the commit."""
         sha = hashlib.sha1(f"{self.name}/{branch}/{len(self.commits)}".encode()).hexdigest()
         self.commits[sha] = tree
         self.refs[branch] = sha

@@ -6,8 +6,11 @@ import json
 import struct
 
 ALICE, BOB = "hf_aliceAliceAlice", "hf_bobBobBobBob"
-USERS = {ALICE: "alice", BOB: "bob"}
+READER = "hf_readReadReadRead"
+USERS = {ALICE: "alice", BOB: "bob", READER: "alice"}
 """Who a token belongs to."""
+ROLES = {READER: "read"}
+"""What a token may do, where it is not everything."""
 
 CONFIG = json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
 

@@ -82,7 +82,7 @@ def make_app(answer: Callable[[Request], Answer], faults: list[Fault], log: list
             return
         if fault.whole:
             request.headers.pop("range", None)
-        given = _spoiled(answer(request), request, fault)
+        given = _spoiled(answer, request, fault)
         entry.status = given.status
         headers = {"content-length": str(len(given.body))} | given.headers
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -115,10 +115,11 @@ async def _read(scope: dict[str, Any], receive: Receive) -> Request:
     return Request(scope["method"], path, parse_qs(scope["query_string"].decode()), headers, body)
 
 
-def _spoiled(given: Answer, request: Request, fault: Fault) -> Answer:
-    """The answer as the fault has it."""
+def _spoiled(answer: Callable[[Request], Answer], request: Request, fault: Fault) -> Answer:
+    """The answer as the fault has it; with a status of its own nothing of what was asked for is done."""
     if fault.status is not None:
         return Answer(fault.status, fault.headers, fault.body)
+    given = answer(request)
     if fault.shorten is not None and given.status in (200, 206):
         rest = re.match(r"bytes=(\d+)-", request.headers.get("range", ""))
         left = given.body[: max(0, fault.shorten - (int(rest[1]) if rest else 0))]

@@ -107,7 +107,7 @@ def _kind(config: Header) -> str:
     if kind == "BONE":
         raise Unsupported(
             "This adapter is of the type Bone, which PEFT has dropped for MiSS.",
-            "Convert it to MiSS, which changes no number; or train a new LoRA adapter.",
+            "Convert it to MiSS on the Merge tab, under Adapter, which changes no number; or train a new LoRA adapter.",
         )
     from peft import PeftType
 

@@ -87,7 +87,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if kind == "BONE":
         raise Unsupported(
             "This adapter is of the type Bone, which PEFT has dropped for MiSS.",
-            "PEFT's scripts/convert-bone-to-miss.py converts it for other programs; or train a new LoRA adapter here.",
+            "The Merge tab converts it to MiSS, under Adapter, for other programs; or train a new LoRA adapter here.",
         )
     if kind != "LORA":
         raise Unsupported(f"This adapter is of the type {kind}.", "LoRA and DoRA adapters can be trained further.")

@@ -22,6 +22,8 @@ _MOST_COLUMNS = 48
 """Modules of a layer that are drawn: experts that are modules of their own are hundreds."""
 _NAMED = 12
 """Modules without an effect that are named."""
+_ROUNDING = 1e-5
+"""What is less, relative, is no more than the rounding of fp32."""
 
 
 def xray(seen: XRay, figure: str) -> str:
@@ -180,7 +182,7 @@ def combined(done: Combined) -> str:
     """Two adapters as one, and how far that is from their sum."""
     far = (
         "It is the exact weighted sum, up to rounding."
-        if done.error < 1e-5
+        if done.error < _ROUNDING
         else f"It is {percent(done.error)} away from the exact weighted sum."
     )
     told = [
@@ -194,7 +196,11 @@ def combined(done: Combined) -> str:
 
 def extracted(done: Extracted) -> str:
     """An adapter that was made of the difference of two models: how near it comes, in all and by module."""
-    near = f"It is {percent(done.error)} away from what tuning changed of the linear layers"
+    near = (
+        "It is what tuning changed of the linear layers, up to rounding"
+        if done.error < _ROUNDING
+        else f"It is {percent(done.error)} away from what tuning changed of the linear layers"
+    )
     if done.left_out:
         near += f", and {percent(done.error_with_left_out)} from all that it changed"
     told = [
@@ -204,12 +210,16 @@ def extracted(done: Extracted) -> str:
         (wording.size(done.bytes), "in fp32"),
     ]
     modules = sorted(done.modules, key=lambda module: -module.error)
-    rows = [(each.module, f"{each.rank}", percent(each.relative), percent(each.error)) for each in modules]
+    rows = [(each.module, f"{each.rank}", percent(each.relative), _error(each.error)) for each in modules]
     more = sheet.table(("Module", "Rank", "Changed", "Error"), rows)
     if done.left_out:
         left = [(each.parameter, percent(each.relative)) for each in done.left_out]
         more += sheet.table(("Changed, and not in the adapter", "By how much"), left)
     return _written(done.folder, f"{near}.", told, (), more)
+
+
+def _error(share: float) -> str:
+    return "rounding" if share < _ROUNDING else percent(share)
 
 
 def converted(done: Converted) -> str:

@@ -31,6 +31,8 @@ ROWS = 8
 NO_DIFFERENCE = "No difference"
 _PACE = 20_000
 """Characters a second that a browser draws with ease; it draws all columns for each piece."""
+_BEAT = 0.4
+"""Seconds between two drawings of the columns."""
 _STRENGTH = "0 is the base, 1 the adapter as it was trained"
 
 
@@ -56,8 +58,10 @@ def side_by_side_panel(plan: gr.State, asked: dict[str, Any]) -> None:
         on(rows[f"drop_{number}"].click, _dropping(number), inputs=values | count, outputs=drawn, queue=False)
     told = values | count | {"plan": plan, "prompt": drawn["prompt"], "blind": drawn["blind"]} | asked
     begin = [drawn["begin"].click, drawn["prompt"].submit]
-    running = on(begin, ask_all, inputs=told, outputs=drawn, **MODEL_QUEUE)
-    on_cancel(drawn["stop"], [running], stopped, note=drawn["note"], inputs={}, outputs=drawn)
+    # No more than it changes: the page goes over every output of an event with each piece of text.
+    answers = {name: drawn[name] for name in ("stop", "note", "found", "choice", "last")}
+    running = on(begin, ask_all, inputs=told, outputs=answers, **MODEL_QUEUE)
+    on_cancel(drawn["stop"], [running], stopped, note=drawn["note"], inputs={}, outputs=answers)
     voted = {"last": drawn["last"], "votes": drawn["votes"], "choice": drawn["choice"]}
     on(drawn["choice"].input, vote, inputs=voted, outputs=drawn, queue=False)
     on(drawn["clear"].click, clear, inputs={}, outputs=drawn, queue=False)
@@ -172,7 +176,7 @@ def ask_all(
     *, plan: LoadPlan | None, count: int, prompt: str, blind: bool, mode: str, system: str, **values: Any
 ) -> Iterator[Update]:
     """Ask the base and every adapter, and show what each says as it says it."""
-    yield {"choice": gr.update(visible=False, value=None), "found": "", "last": None}
+    yield {"choice": gr.update(visible=False), "found": "", "last": None}
     columns = _columns(count, values)
     names = view.named(columns, {each.value: each.label for each in made()})
     if blind:
@@ -209,20 +213,20 @@ def _prompt(text: str, mode: str, system: str) -> Prompt:
 
 def _followed(request: ComparisonRequest, asked: Round) -> Iterator[Update]:
     """The columns again and again, and beside them what concerns all of them."""
-    drawn = since = 0.0
+    said = since = 0.0
     with closing(compare(request, token=hub_token())) as events:
         for event in events:
             match event:
                 case InColumn(column, news):
                     asked.sides[column].heard(news)
                     written = sum(len(side.text) for side in asked.sides)
-                    if time.monotonic() - since > max(0.1, written / _PACE):
+                    if time.monotonic() - since > max(_BEAT, written / _PACE):
                         since = time.monotonic()
                         yield {"found": view.columns(asked), "note": wording.note(_done_of(asked.sides))}
                 case Finished():
                     pass
-                case _ if time.monotonic() - drawn > 0.1:
-                    drawn = time.monotonic()
+                case _ if time.monotonic() - said > _BEAT:
+                    said = time.monotonic()
                     yield {"note": wording.progress(event)}
 
 

@@ -101,6 +101,27 @@ def test_two_adapters_are_combined_after_an_outlook(page: Page, two: tuple[Path,
     page.locator("#merge-about .facts", has_text="6 rank").wait_for(timeout=HANG)
 
 
+def test_an_adapter_is_extracted_from_a_tuned_model(page: Page, two: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    from adapter_variants import on_top
+
+    base, adapter, _ = two
+    on_top(base, adapter).merge_and_unload().save_pretrained(tmp_path / "tuned")
+    open_merging(page, "Adapter")
+    page.click("#extract > button")
+    for name, folder in (("base", base), ("tuned", tmp_path / "tuned")):
+        page.fill(f"#extract-{name} input", str(folder))
+        page.keyboard.press("Enter")
+    page.fill("#extract-name input, #extract-name textarea", "page-extracted")
+    taken_in(page)
+    page.click("#extract-write")
+    page.locator("#extract-found .headline", has_text="page-extracted is written").wait_for(timeout=HANG)
+    assert page.locator("#extract-found td", has_text="q_proj").count() == 2
+    assert page.locator("#extract-found td", has_text="rounding").count() == 4
+    assert weak_texts(page) == []
+    page.click("#extract-use")
+    page.locator("#merge-about .headline", has_text="It fits").wait_for(timeout=HANG)
+
+
 @pytest.mark.usefixtures("merged")
 def test_a_deployment_is_told_what_it_has_to_write(page: Page) -> None:
     open_merging(page, "Result")
@@ -117,8 +138,9 @@ def test_all_of_it_can_be_read_on_a_phone(open_page: Any, two: tuple[Path, Path,
     page = open_page(width=390, height=844)
     x_ray(page, two[1])
     page.click("#smaller > button")
-    page.click("#combine > button")
-    page.locator("#combine-write").wait_for()
+    for part in ("combine", "extract", "bone"):
+        page.click(f"#{part} > button")
+    page.locator("#bone-write").wait_for()
     for dark in (False, True):
         if dark:
             page.click("#theme-switch")

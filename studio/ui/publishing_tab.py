@@ -54,7 +54,7 @@ def publishing_tab(showing: gr.State, handed: gr.State) -> None:
     on(parts["anew"].click, drawn_anew, inputs=asked, outputs=parts, **_QUEUE)
     on([parts["token"].submit, parts["token"].blur], signed, inputs=asked, outputs=parts, **_QUEUE)
     on(parts["card"].blur, checked, inputs={"card": parts["card"]}, outputs=parts, queue=False)
-    on(parts["upload"].click, push, inputs=asked, outputs=parts, **_QUEUE)
+    on(parts["upload"].click, begin_upload, inputs=asked, outputs=parts, **_QUEUE)
     connect_upload(parts, showing, LABEL)
 
 
@@ -270,7 +270,9 @@ def _body(card: str) -> str:
 # The upload
 
 
-def push(sign_in: gr.OAuthToken | None, *, what: str | None, card: str, token: str, **values: Any) -> Iterator[Update]:
+def begin_upload(
+    sign_in: gr.OAuthToken | None, *, what: str | None, card: str, token: str, **values: Any
+) -> Iterator[Update]:
     """Begin the upload, in a process of its own."""
     yield {"note": wording.note("Beginning…"), "upload": gr.update(interactive=False)}
     given = _token(sign_in, token)

@@ -79,7 +79,19 @@ def test_only_the_person_at_the_machine_uses_its_login(monkeypatch: pytest.Monke
 def test_the_page_offers_only_what_is_meant_to_be_called() -> None:
     page = build()
     public = {fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"}
-    assert public == {"estimate", "generate", "inspect", "preview", "runs", "tokenize", "train", "merge", "merges"}
+    assert public == {
+        "estimate",
+        "generate",
+        "inspect",
+        "preview",
+        "runs",
+        "tokenize",
+        "train",
+        "merge",
+        "merges",
+        "push",
+        "uploads",
+    }
 
 
 def test_the_page_is_served_to_this_machine_alone_and_keeps_no_history() -> None:

@@ -57,7 +57,7 @@ def test_a_token_that_is_typed_is_told_of_publishes_and_is_kept_nowhere(hub_serv
     mine = asked | {"card": page["card"] + "\nMine.", "drawn": page["card"], "repo": "alice/other"}
     assert shown(publishing_tab.redrawn(None, what=str(adapter), **mine))["card"].endswith("Mine.")
     assert "alice/other" in shown(publishing_tab.drawn_anew(None, what=str(adapter), **mine))["card"]
-    page = shown(publishing_tab.push(None, what=str(adapter), **mine))
+    page = shown(publishing_tab.begin_upload(None, what=str(adapter), **mine))
     id_ = page["seen"].id
     assert at_rest(id_) is State.FINISHED
     page = upload_panel.follow(seen=page["seen"], showing="Publish", label="Publish")
@@ -79,7 +79,7 @@ def test_bad_wishes_are_told_before_anything_is_sent(hub_server, adapter, tmp_pa
         ({"token": ALICE, "card": "no card"}, "does not begin with metadata"),
     ):
         asked = VALUES | {"repo": "alice/pirate", "card": "x"} | wishes
-        page = shown(publishing_tab.push(None, what=str(adapter), **asked))
+        page = shown(publishing_tab.begin_upload(None, what=str(adapter), **asked))
         assert says in page["note"], page["note"]
     page = shown(publishing_tab.chosen(None, what="pirate", **VALUES))
     assert "nothing of the list" in page["note"]
@@ -93,13 +93,13 @@ def test_visitors_publish_as_themselves_and_only_what_is_in_the_workspace(hub_se
     page = shown(publishing_tab.opened(None, what=None, handed=None, taken=None, **VALUES))
     assert ("Nobody is signed in" in page["who"], "Nothing of yours" in page["nothing"]) == (True, True)
     asked = VALUES | {"repo": "alice/pirate", "token": BOB}  # nor is what is typed there used
-    assert "Nobody is signed in" in shown(publishing_tab.push(None, what=str(adapter), **asked))["note"]
+    assert "Nobody is signed in" in shown(publishing_tab.begin_upload(None, what=str(adapter), **asked))["note"]
     page = shown(publishing_tab.chosen(signed_in(ALICE), what=str(pico), **VALUES))
     assert "not open to visitors" in page["note"]
     who = shown(publishing_tab.signed(signed_in(ALICE), what=None, **VALUES))
     assert "Signed in as alice" in who["who"]
     card = "---\nlicense: unknown\n---\n# Pirate\n"
-    page = shown(publishing_tab.push(signed_in(ALICE), what=str(adapter), **asked | {"base": "", "card": card}))
+    page = shown(publishing_tab.begin_upload(signed_in(ALICE), what=str(adapter), **asked | {"base": "", "card": card}))
     assert "seen" in page, page
     assert at_rest(page["seen"].id) is State.FINISHED
     assert "alice/pirate" in shown(publishing_tab.signed(signed_in(ALICE), what=None, **VALUES))["list"]

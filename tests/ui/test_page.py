@@ -76,13 +76,14 @@ def test_the_look_can_be_switched_by_hand(page: Page) -> None:
 
 
 def test_only_finished_tabs_are_there(page: Page) -> None:
-    assert page.get_by_role("tab").all_inner_texts() == [
+    assert page.locator("#tabs > .tab-wrapper").get_by_role("tab").all_inner_texts() == [
         "Tokenizer",
         "Memory",
         "Load",
         "Fine-tune",
         "Merge",
         "Generate",
+        "Publish",
     ]
 
 

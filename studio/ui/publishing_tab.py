@@ -44,6 +44,7 @@ def publishing_tab(showing: gr.State, handed: gr.State) -> None:
                 parts |= upload_panel()
         parts["list"] = gr.HTML("", elem_id="publish-list", elem_classes="plainly")
     parts |= {"drawn": gr.State(""), "taken": gr.State(None)}
+    timer = parts.pop("timer")  # it shows nothing
     asked = {name: parts[name] for name in (*_WISHES, "what", "card", "drawn", "token")}
     over = {"handed": handed, "taken": parts["taken"]}
     on(tab.select, opened, inputs=asked | over, outputs=parts, **_QUEUE)
@@ -55,7 +56,7 @@ def publishing_tab(showing: gr.State, handed: gr.State) -> None:
     on([parts["token"].submit, parts["token"].blur], signed, inputs=asked, outputs=parts, **_QUEUE)
     on(parts["card"].blur, checked, inputs={"card": parts["card"]}, outputs=parts, queue=False)
     on(parts["upload"].click, push, inputs=asked, outputs=parts, **_QUEUE)
-    connect_upload(parts, showing, LABEL)
+    connect_upload(parts, timer, showing, LABEL)
 
 
 _OWN = {"repo": "", "base": "", "licence": ""}

@@ -167,6 +167,7 @@ def test_a_base_is_a_name_on_the_hub_and_never_a_path(hub_server, pico, adapter)
     assert (data.base_model, data.license) == (None, "unknown")
     assert str(pico) not in found.card + str([file.text for file in found.contents.files])
     assert "has no name on the Hub" in found.card
+    assert f'from_pretrained("./{pico.name}")' in found.card
     with pytest.raises(InputError, match="not a place of this machine"):
         offered(adapter, base=str(pico))
     base_on_hub(hub_server, pico)

@@ -27,7 +27,6 @@ from studio.training import Began, Learnt, Sampled, TrainingSettings
 _TOLD = ("method", "rank", "alpha", "targets", "learning_rate", "epochs", "batch_tokens", "schedule", "seed")
 """Settings that a card always has; the others where they are not as usual."""
 _SAMPLES, _LONGEST = 3, 600
-_STARTER = "the starter model of Transformers Studio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ def _lineage(ref: ModelRef | None, token: hub.Token) -> tuple[Lineage, tuple[str
     if ref.where != "hub":
         folder = folder_here(ref) if _is_here(ref) else None
         card = hub.read_card(folder) if folder else hub.ModelCard()
-        called = _STARTER if ref.where == "starter" else Path(ref.name).name
+        called = ref.name if ref.where == "starter" else Path(ref.name).name
         return Lineage(called=called, license=card.license, languages=card.languages), ()
     cautions: tuple[str, ...] = ()
     try:

@@ -92,12 +92,12 @@ def snippet(kind: Kind, record: Record, repo: str) -> str:
     lines = [f"from transformers import {model}, AutoTokenizer", ""]
     loaded = f'model = {model}.from_pretrained("{repo}")'
     if kind is Kind.ADAPTER:
-        tokenizer = repo if record.has_tokenizer else base.repo or base.called
+        here = base.repo or f"./{base.called}"  # a copy of it, where it is not on the Hub
+        tokenizer = repo if record.has_tokenizer else here
         lines = ["from peft import PeftModel", *lines]
         revision = f', revision="{base.revision}"' if base.repo and base.revision not in ("", "main") else ""
         loaded = (
-            f'base = {model}.from_pretrained("{base.repo or base.called}"{revision})\n'
-            f'model = PeftModel.from_pretrained(base, "{repo}")'
+            f'base = {model}.from_pretrained("{here}"{revision})\nmodel = PeftModel.from_pretrained(base, "{repo}")'
         )
     lines += [loaded, f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")']
     if record.has_template:

@@ -44,10 +44,10 @@ def publishing_tab(showing: gr.State, handed: gr.State) -> None:
                 parts |= upload_panel()
         parts["list"] = gr.HTML("", elem_id="publish-list", elem_classes="plainly")
     parts |= {"drawn": gr.State(""), "taken": gr.State(None)}
+    timer = parts.pop("timer")  # it shows nothing
     asked = {name: parts[name] for name in (*_WISHES, "what", "card", "drawn", "token")}
     over = {"handed": handed, "taken": parts["taken"]}
     on(tab.select, opened, inputs=asked | over, outputs=parts, **_QUEUE)
-    on(handed.change, taken_over, inputs=asked | {"handed": handed}, outputs=parts, **_QUEUE)
     on(parts["what"].input, chosen, inputs=asked, outputs=parts, **_QUEUE)
     again = [event for name in ("repo", "licence", "base") for event in (parts[name].submit, parts[name].blur)]
     on([*again, parts["pull_request"].input], redrawn, inputs=asked, outputs=parts, **_QUEUE)
@@ -55,7 +55,7 @@ def publishing_tab(showing: gr.State, handed: gr.State) -> None:
     on([parts["token"].submit, parts["token"].blur], signed, inputs=asked, outputs=parts, **_QUEUE)
     on(parts["card"].blur, checked, inputs={"card": parts["card"]}, outputs=parts, queue=False)
     on(parts["upload"].click, begin_upload, inputs=asked, outputs=parts, **_QUEUE)
-    connect_upload(parts, showing, LABEL)
+    connect_upload(parts, timer, showing, LABEL)
 
 
 _OWN = {"repo": "", "base": "", "licence": ""}
@@ -145,18 +145,10 @@ def opened(
     taken: ToPublish | None,
     **values: Any,
 ) -> Iterator[Update]:
-    """The tab when it is opened: what was made last, unless something is chosen or is just being handed over."""
-    if handed == taken:
-        yield from _open(sign_in, what, what, values)
-
-
-def taken_over(
-    sign_in: gr.OAuthToken | None, *, what: str | None, handed: ToPublish | None, **values: Any
-) -> Iterator[Update]:
-    """What another tab hands over."""
-    if handed:
-        yield {"taken": handed}
-        yield from _open(sign_in, what, handed.folder, values)
+    """The tab when it is opened: what another tab has just handed over, else what is chosen, or was made last."""
+    new = handed and handed != taken
+    yield {"taken": handed}
+    yield from _open(sign_in, what, handed.folder if handed and new else what, values)
 
 
 def _open(

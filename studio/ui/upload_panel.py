@@ -47,9 +47,8 @@ def upload_panel() -> dict[str, Any]:
     return parts | {"seen": gr.State(None), "timer": gr.Timer(BEAT_SECONDS)}
 
 
-def connect_upload(parts: dict[str, Any], showing: gr.State, label: str) -> None:
+def connect_upload(parts: dict[str, Any], timer: gr.Timer, showing: gr.State, label: str) -> None:
     """Connect it; nothing is read while another tab is open."""
-    timer = parts.pop("timer")
     watched = {"seen": parts["seen"], "showing": showing, "label": gr.State(label)}
     on(timer.tick, follow, inputs=watched, outputs=parts, queue=False, trigger_mode="always_last")
     on(parts["stop"].click, stop, inputs={"seen": parts["seen"]}, outputs=parts, queue=False)

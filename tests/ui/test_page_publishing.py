@@ -10,7 +10,7 @@ from page_steps import open_tab, taken_in, weak_texts
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
-HANG = 240_000
+HANG = 90_000
 """Milliseconds after which a test gives up on a worker; a loaded machine takes a minute to import PyTorch."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from page_steps import load, open_merging, open_part, open_tab, say, set_advanced
+from page_steps import load, open_merging, open_part, open_tab, say, set_advanced, taken_in
 from playwright.sync_api import Page, sync_playwright
 from running import ROOT, free_port, process
 
@@ -59,6 +59,12 @@ def main() -> None:
                     merged = True
                 show_verdict(page)
                 page.screenshot(path=FOLDER / f"proof-{width}-{look}.png")
+                see_through(page)
+                page.screenshot(path=FOLDER / f"adapter-{width}-{look}.png")
+                ask_both(page)
+                page.screenshot(path=FOLDER / f"sides-{width}-{look}.png")
+                offer(page)
+                page.screenshot(path=FOLDER / f"publish-{width}-{look}.png")
                 page.close()
         browser.close()
 
@@ -133,6 +139,34 @@ def show_verdict(page: Page) -> None:
     """The last merge with its proof."""
     open_merging(page, "Result")
     page.locator("#merged-head .merge[data-verdict=proven]").wait_for(timeout=LONG)
+    settle(page)
+
+
+def see_through(page: Page) -> None:
+    """The adapter of the last run by layer and module."""
+    open_merging(page, "Adapter")
+    page.click("#xray-look")
+    page.locator("#xray-found .heat").wait_for(timeout=LONG)
+    settle(page)
+
+
+def ask_both(page: Page) -> None:
+    """The starter, and what it has learnt, on one question."""
+    open_tab(page, "Generate")
+    page.locator("#generation-parts").get_by_role("tab", name="Side by side", exact=True).click()
+    page.click("#side-1 input[role=listbox]")
+    page.get_by_role("option").first.click()
+    page.fill("#sides-prompt textarea", "What can you do?")
+    taken_in(page)
+    page.click("#sides-begin")
+    page.locator("#sides-choice").wait_for(timeout=LONG)
+    settle(page)
+
+
+def offer(page: Page) -> None:
+    """The Publish tab as it opens: what was made last, its files, and who signs."""
+    open_tab(page, "Publish")
+    page.locator("#publish-about .headline").wait_for(timeout=LONG)
     settle(page)
 
 

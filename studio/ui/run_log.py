@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from studio.events import Finished, Progress, Waiting
+from studio.events import Finished, Progress, Retrying, Waiting
 from studio.runs import Failed, Started, Told
 from studio.training import Began, Evaluated, Sampled, Saved, Stepped, Warned
 from studio.training.telling import Stopped
@@ -67,6 +67,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Started: lambda _event: "A worker process begins",
     Progress: _progress,
     Waiting: lambda event: f"Waits: {event.busy_with} has the machine. {ahead(event)}",
+    Retrying: lambda event: f"{event.why} Again in {event.seconds:.0f} s",
     Began: _began,
     Stepped: _stepped,
     Evaluated: _evaluated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from page_steps import open_tab, taken_in, weak_texts
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
-HANG = 90_000
+HANG = 240_000
 """Milliseconds after which a test gives up on a worker; a loaded machine takes a minute to import PyTorch."""
 
 
@@ -25,6 +26,7 @@ def learnt(studio: Any) -> str:
     )
     while (state := client.predict(id_, api_name="/runs")[0]["state"]) != "finished":
         assert state in ("new", "queued", "preparing", "running"), state
+        time.sleep(0.5)
     return str(id_)
 
 

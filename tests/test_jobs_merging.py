@@ -22,25 +22,26 @@ def adapter(pico, tmp_path_factory):
 
 @pytest.fixture
 def theirs(pico, adapter, hub_server):
-    """A Hub with a base that all may have, one that not all may have, and an adapter."""
+    """A Hub with a base, a model that is no adapter, a base that not all may have, and an adapter."""
     hub_server.add("alice/pico", pico)
+    hub_server.add("alice/model", pico)
     hub_server.add("alice/gated", pico, gated=True)
     hub_server.add("alice/lora", {file.name: file.read_bytes() for file in adapter.iterdir()})
     return hub_server
 
 
 @pytest.mark.parametrize(
-    ("base", "adapter", "error", "words"),
+    ("base", "lora", "error", "words"),
     [
         ("alice/gated", "alice/lora", AccessDenied, "gated"),
         ("alice/nowhere", "alice/lora", NotFound, "alice/nowhere"),
         ("alice/pico@v9", "alice/lora", NotFound, "v9"),
         ("alice/pico", "alice/lora@v9", NotFound, "v9"),
-        ("alice/pico", "alice/pico", InputError, "adapter_config.json"),
+        ("alice/pico", "alice/model", InputError, "adapter_config.json"),
     ],
 )
-def test_what_cannot_be_had_is_said_and_nothing_is_left(base, adapter, error, words, theirs, tmp_path):
-    order = MergeOrder(ModelRef.parse(base), ModelRef.parse(adapter), tmp_path / "merged")
+def test_what_cannot_be_had_is_said_and_nothing_is_left(base, lora, error, words, theirs, tmp_path):
+    order = MergeOrder(ModelRef.parse(base), ModelRef.parse(lora), tmp_path / "merged")
     with pytest.raises(error, match=words) as caught:
         result(merge(order, token=False))
     assert caught.value.hint

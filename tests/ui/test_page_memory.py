@@ -77,7 +77,10 @@ def test_the_step_is_carried_out_and_stands_beside_the_formula(memory: Page) -> 
 
 def test_where_the_engines_are_apart_the_dry_run_is_shown(memory: Page, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TINY["gemma3"]))
+    memory.fill("#precision input", "bf16")  # in fp32, which some machines take by themselves, they agree
+    memory.keyboard.press("Enter")
     type_model(memory, str(tmp_path))
+    memory.locator("#memory-answer .headline", has_text="in bf16").wait_for()
     memory.click("#rehearse")
     memory.locator("#memory-answer .caution", has_text="the dry run is the one to trust").wait_for(timeout=240_000)
     assert "told by the real step" in memory.inner_text("#memory-answer .headline")

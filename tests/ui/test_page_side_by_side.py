@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("nothing_loaded")]
 
-HANG = 90_000
+HANG = 240_000
 """Milliseconds after which a test gives up."""
 
 
@@ -81,7 +81,8 @@ def stop_and_clear(page: Page) -> None:
     """A round that is stopped: what was written and the votes stay, until they are cleared."""
     set_advanced(page, max_new_tokens=4000)
     page.click("#sides-begin")
-    page.locator("#sides-found .reply").first.wait_for(timeout=HANG)
+    # Not just any reply: those of the round before are there until this one begins.
+    page.locator("#sides-found .legend", has_text="Writing").first.wait_for(timeout=HANG)
     page.click("#sides-stop")
     page.locator("#sides-note", has_text="Stopped").wait_for(timeout=HANG)
     assert page.locator("#sides-found .reply").count()

@@ -39,6 +39,13 @@ CONTRASTS = """() => {
   return found;
 }"""
 
+# Colours fade from light to dark, and on a busy machine they begin to late.
+FADED = """async () => {
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const ends = (a) => a.effect.getComputedTiming().endTime !== Infinity;
+  await Promise.allSettled(document.getAnimations().filter(ends).map((a) => a.finished));
+}"""
+
 
 def open_tab(page: Page, name: str) -> None:
     """Open a tab of the page by its name."""
@@ -168,7 +175,7 @@ def unreadable(page: Page) -> list[tuple[str, float]]:
     found = []
     for _ in range(2):
         page.evaluate("document.body.classList.toggle('dark')")
-        page.wait_for_timeout(400)  # colours fade
+        page.evaluate(FADED)
         found += weak_texts(page)
         beyond = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         found += [("pixels beyond the window", beyond)] * (beyond > 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +235,28 @@ def test_visitors_of_a_shared_machine_have_no_runs(monkeypatch):
     for use in (lambda: runs.create(PLAIN), runs.listing, lambda: runs.of("a" * 32)):
         with pytest.raises(InputError, match="Visitors cannot fine-tune"):
             use()
+
+
+def test_a_run_is_told_while_its_worker_puts_files_away():
+    run = runs.of(runs.create(PLAIN, [], "Busy"))
+    over = threading.Event()
+
+    def work():
+        while not over.is_set():
+            for name in "abcdefgh":
+                folder = run.folder / f"checkpoint-{name}"
+                folder.mkdir()
+                (folder / "weights").write_text("12345678")
+            for name in "abcdefgh":
+                shutil.rmtree(run.folder / f"checkpoint-{name}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        assert all(runs.summary(run).bytes > 0 for _ in range(300))
+    finally:
+        over.set()
+        worker.join()
 
 
 def test_two_who_change_a_run_at_once_lose_nothing():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -106,8 +108,18 @@ def summary(run: Run) -> Summary:
         made=told.made,
         started=_started(run.folder),
         heard=recent[-1].at if recent else None,
-        bytes=sum(file.lstat().st_size for file in run.folder.rglob("*") if not file.is_dir()),
+        bytes=_bytes(run.folder),
     )
+
+
+def _bytes(folder: Path) -> int:
+    """What a run takes on the disk. Its worker may put away a checkpoint while this counts."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += Path(place, name).lstat().st_size
+    return found
 
 
 def _place(folder: Path, here: Told | None) -> tuple[int, int]:

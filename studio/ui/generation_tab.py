@@ -24,7 +24,7 @@ from studio.models import STARTER
 from studio.ui import chat as chats
 from studio.ui import form, wording
 from studio.ui.chat import Conversation
-from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, on, on_cancel
+from studio.ui.handlers import MODEL_QUEUE, Update, hub_token, insisting, on, on_cancel
 from studio.ui.model_strip import default_plan
 from studio.ui.side_by_side_panel import side_by_side_panel
 
@@ -193,13 +193,10 @@ def _answering(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterat
 
     @wraps(handler)
     def run(*arguments: Any, **values: Any) -> Iterator[Update]:
-        yield {
-            "send": gr.update(visible=False),
-            "stop": gr.update(visible=True),
-            "note": wording.note("Getting ready…"),
-        }
+        busy = {"send": gr.update(visible=False), "stop": gr.update(visible=True)}
+        yield busy | {"note": wording.note("Getting ready…")}
         try:
-            yield from handler(*arguments, **values)
+            yield from insisting(busy, handler(*arguments, **values))
             yield _idle()
         except StudioError as error:
             # Beside the chat, where it stays and covers nothing; a dialog would hide the buttons that mend it.

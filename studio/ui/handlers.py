@@ -7,6 +7,7 @@ import html
 import inspect
 import json
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
@@ -154,14 +155,28 @@ def answering(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterato
     """Show the output `stop` while the handler runs, and as `note` that it began, or what went wrong."""
 
     def run(*arguments: Any, **values: Any) -> Iterator[Update]:
-        yield {"stop": gr.update(visible=True), "note": wording.note("Getting ready…")}
+        busy = {"stop": gr.update(visible=True)}
+        yield busy | {"note": wording.note("Getting ready…")}
         try:
-            yield from handler(*arguments, **values)
+            yield from insisting(busy, handler(*arguments, **values))
             yield {"stop": gr.update(visible=False)}
         except StudioError as error:
             yield {"stop": gr.update(visible=False), "note": wording.problem(error)}
 
     return functools.update_wrapper(run, handler)
+
+
+def insisting(shown: Update, updates: Iterator[Update]) -> Iterator[Update]:
+    """Say once a second again what is shown meanwhile: on a slow machine a browser was seen to miss that it began."""
+    said = time.monotonic()
+    try:
+        for update in updates:
+            again = time.monotonic() - said > 1
+            said = time.monotonic() if again else said
+            yield shown | update if again else update
+    finally:  # as `yield from` would: a handler that is stopped ends at once
+        if isinstance(updates, Generator):
+            updates.close()
 
 
 def told(job: Generator[Progress | Waiting | Finished[Result], None, None]) -> Generator[Update, None, Result]:

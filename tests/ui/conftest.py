@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -29,6 +30,13 @@ BROWSER_FLAGS = [
 ]  # fmt: skip
 START_SECONDS = 120
 """How long the page may take to answer; a loaded machine with two cores is slow to import."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A page that fails is tried once more, and the summary says so: a busy machine may starve a browser."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,11 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Slow enough to be seen at it, and its context is long.
     """
-    import json
+    return _endless(save_pico(tmp_path_factory.mktemp("models") / "talker", context=8192, num_hidden_layers=8))
 
-    folder = save_pico(tmp_path_factory.mktemp("models") / "talker", context=8192, num_hidden_layers=8)
+
+def _endless(folder: Path) -> Path:
+    """Take from a model the token that ends its turn."""
     config = folder / "generation_config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"suppress_tokens": [content["eos_token_id"]]}))
@@ -174,9 +184,10 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model large enough that a prompt of some thousand tokens keeps it busy for seconds."""
+    """A model large enough that a prompt of some thousand tokens keeps it busy for seconds; it never ends by itself."""
     shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 8}
-    return save_pico(tmp_path_factory.mktemp("models") / "slow_reader", context=8192, num_key_value_heads=8, **shape)
+    folder = tmp_path_factory.mktemp("models") / "slow_reader"
+    return _endless(save_pico(folder, context=8192, num_key_value_heads=8, **shape))
 
 
 @pytest.fixture(scope="session")

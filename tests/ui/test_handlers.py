@@ -69,6 +69,23 @@ def test_a_handler_that_says_nothing_changes_nothing() -> None:
     assert list(handler.fn()) == [[gr.skip(), gr.skip()]]
 
 
+def test_what_is_shown_meanwhile_is_said_again_and_a_stopped_handler_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ended = iter([0.0, 0.5, 1.5, 1.5, 1.7]), []
+    monkeypatch.setattr(handlers.time, "monotonic", lambda: next(clock))
+
+    def count() -> Iterator[handlers.Update]:
+        try:
+            for number in range(9):
+                yield {"note": number}
+        finally:
+            ended.append(True)
+
+    updates = handlers.insisting({"stop": "shown"}, count())
+    assert [next(updates) for _ in range(3)] == [{"note": 0}, {"stop": "shown", "note": 1}, {"note": 2}]
+    updates.close()  # type: ignore[attr-defined]
+    assert ended
+
+
 def test_only_the_person_at_the_machine_uses_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_ofThisMachine")
     assert handlers.hub_token() == hub.machine_token() == "hf_ofThisMachine"
